@@ -1,0 +1,61 @@
+"""The network and what carries labels with its features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.colornet import ColorNet
+from utils.checkpoint import read_checkpoint
+from utils.config import Settings, TrainConfig, parse_train_config
+from utils.errors import UserError
+
+
+def build_model(train_config: TrainConfig, settings: Settings) -> ColorNet:
+    """A freshly initialised network of the configured size, stem and heads."""
+    return ColorNet(size=train_config.model_size, has_global=train_config.is_dul,
+                    stem_kernel=train_config.first_kernal_size, feature_dim=settings.MODEL.FEATURE_DIM)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> ColorNet:
+    """Load a released or own checkpoint for inference: eval mode, on `device`.
+
+    A file without `num_batches_tracked` (averages) and a local-only one with its unused `query_cls` load as well.
+
+    Raises:
+        UserError: the file is missing, unreadable, or does not hold the network that its `train_config` names.
+    """
+    contents = read_checkpoint(path)
+    config = parse_train_config(_released_config(contents, path), f"{path}, train_config")
+    return _model_from_state(contents["model"], config, path).to(device).eval()
+
+
+def _released_config(contents: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    config = contents.get("train_config")
+    if not isinstance(config, dict):
+        raise UserError(f"a model file says how it was trained under 'train_config'; {path} does not; "
+                        "add the 16 keys of its training config")
+    return config
+
+
+def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path: str | Path) -> ColorNet:
+    head = state.get("query_color.3.weight")
+    model = ColorNet(size=config.model_size, has_global=config.is_dul, stem_kernel=config.first_kernal_size,
+                     feature_dim=128 if head is None else head.shape[0])
+    wanted = model.state_dict()
+    unused = set() if config.is_dul else {name for name in state if name.startswith("query_cls.")}
+    missing = sorted(name for name in wanted if name not in state and not name.endswith("num_batches_tracked"))
+    unknown = sorted(set(state) - set(wanted) - unused)
+    other = sorted(name for name in wanted if name in state and state[name].shape != wanted[name].shape)
+    if missing or unknown or other:
+        listed = "; ".join(f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
+                           for what, names in (("lacks", missing), ("has unknown", unknown),
+                                               ("has other shapes for", other)) if names)
+        raise UserError(f"{path} does not hold the network of its train_config (size {config.model_size}, is_dul "
+                        f"{str(config.is_dul).lower()}, first kernel {config.first_kernal_size}): it {listed}; "
+                        "use the file as it was written")
+    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                           for name, tensor in state.items() if name in wanted}, strict=False)
+    return model

@@ -1,0 +1,93 @@
+"""ColorNet: frames to the local and global features of their 8x8-pixel cells (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.resnet import Trunk, residual_stage
+
+
+class Size(NamedTuple):
+    """Channels of a model size."""
+
+    stages: tuple[int, int, int]  # stem and layer1, layer2, layer3
+    branch: int  # one half of layer4: the local branch alone, or the input of layer5
+
+
+SIZES = {"L": Size((64, 128, 256), 512), "M": Size((48, 96, 192), 256), "S": Size((32, 64, 128), 128)}
+
+
+class Features(NamedTuple):
+    """Feature maps [N,C,h,w] with h = H/8, w = W/8, of unit length over C; None where a branch was not asked for.
+
+    `q_*` have the heads' FEATURE_DIM channels and serve the losses; `color` and `cls` have the branch's channels and
+    serve label propagation.
+    """
+
+    q_color: Tensor | None
+    q_cls: Tensor | None
+    color: Tensor | None
+    cls: Tensor | None
+
+
+class ColorNet(Trunk):
+    """One trunk; its last stage holds the local branch and, with a global head, the input of the global one.
+
+    Submodule names are those of released weights.
+
+    Args:
+        size: "L", "M" or "S".
+        has_global: whether `layer5`, `layer6` and `query_cls` exist (the training config's `is_dul`).
+        stem_kernel: kernel of the first convolution, odd [pixels].
+        feature_dim: channels of the two heads.
+    """
+
+    def __init__(self, *, size: str, has_global: bool, stem_kernel: int, feature_dim: int):
+        stages, branch = SIZES[size]
+        super().__init__((*stages, 2 * branch if has_global else branch), stem_kernel)
+        self.has_global = has_global
+        self.branch_channels = branch
+        self.query_color = _head(branch, feature_dim)
+        if has_global:
+            self.layer5 = residual_stage(branch, branch)
+            self.layer6 = residual_stage(branch, branch)
+            self.query_cls = _head(branch, feature_dim)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, frames: Tensor, *, local: bool = True, dense: bool | None = None) -> Features:
+        """Normalised frames [N,3,H,W] to the features that the losses and propagation use.
+
+        Args:
+            frames: RGB by `utils.images.normalise`; H and W multiples of 8.
+            local: compute `q_color` and `color`.
+            dense: compute `q_cls` and `cls`; by default whether the model has them.
+        """
+        color, cls = self.branches(frames, local=local, dense=self.has_global if dense is None else dense)
+        unit = lambda x: None if x is None else F.normalize(x, dim=1)
+        return Features(q_color=unit(None if color is None else self.query_color(color)),
+                        q_cls=unit(None if cls is None else self.query_cls(cls)), color=unit(color), cls=unit(cls))
+
+    def branches(self, frames: Tensor, *, local: bool, dense: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Frames [N,3,H,W] to the maps before heads and normalisation: local and global, [N,branch,h,w] each."""
+        if dense and not self.has_global:
+            raise ValueError("this model was built without a global head (is_dul false)")
+        x = self.trunk(frames)
+        return (x[:, :self.branch_channels] if local else None,
+                self.layer6(self.layer5(x[:, self.branch_channels:])) if dense else None)
+
+    def embed(self, frames: Tensor, key: str) -> Tensor:
+        """Normalised frames [N,3,H,W] to the propagation feature `color`, `cls` or `merge`, unit float32 [N,C,h,w]."""
+        maps = self.branches(frames, local=key != "cls", dense=key != "color")
+        parts = [F.normalize(x.float(), dim=1) for x in reversed(maps) if x is not None]
+        return F.normalize(torch.cat(parts, dim=1), dim=1) if len(parts) > 1 else parts[0]
+
+
+def _head(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, in_channels, 1), nn.BatchNorm2d(in_channels),
+                         nn.ReLU(inplace=True), nn.Conv2d(in_channels, out_channels, 1))

@@ -1,0 +1,319 @@
+"""The two configuration files as typed, checked, immutable objects.
+
+`configs/ytvos.yaml` and `data/configs/train_config_default_M.json` hold the published run and are the one source of
+every default: another file states only what it changes. `python -m utils.config` prints each key with its value and
+what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEFAULT_SETTINGS = REPOSITORY / "configs/ytvos.yaml"
+DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
+
+FEATURE_KEYS = ("color", "cls", "merge")
+
+
+def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
+    """Declare a configuration key: what is allowed in words, and the test of it for a value of the right type."""
+    return field(metadata={"allowed": allowed, "valid": valid})
+
+
+def _one_of(*values: str) -> Any:
+    return _key("one of " + ", ".join(values), lambda value: value in values)
+
+
+def _at_least(least: float) -> Any:
+    return _key(f"a number of at least {least}", lambda value: value >= least)
+
+
+def _positive() -> Any:
+    return _key("a number above 0", lambda value: value > 0)
+
+
+def _switch() -> Any:
+    return _key("true or false")
+
+
+def _range_within(low: float, high: float) -> Any:
+    return _key(f"[lowest, highest] with {low} <= lowest < highest <= {high}",
+                lambda value: low <= value[0] < value[1] <= high)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained: the JSON file's 16 keys (names fixed by users' files, the typo included)."""
+
+    exp: str = _key("a name without path separators", lambda value: value.strip(". ") and not set(value) & set("/\\"))
+    first_kernal_size: int = _key("an odd whole number above 0", lambda value: value > 0 and value % 2 == 1)
+    color_mode: str = _one_of("LAB", "RGB", "AB")
+    is_dul: bool = _switch()
+    is_aug: bool = _switch()
+    is_shadow: bool = _switch()
+    is_liquid: bool = _switch()
+    is_edge: bool = _switch()
+    is_neg: bool = _switch()
+    space_consistency: bool = _switch()
+    is_labclip: bool = _switch()
+    ohem_range: tuple[float, float] = _range_within(0, 1)
+    model_size: str = _one_of("L", "M", "S")
+    TEMP: float = _positive()
+    is_cos_lr: bool = _switch()
+    video_len: int = _at_least(2)
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """Where the data is and the geometry of its views (DESIGN section 5)."""
+
+    ROOT: str = _key("a folder")
+    CROP_SIZE: tuple[int, int] = _key("[width, height], equal, positive multiples of 8",
+                                      lambda value: value[0] == value[1] > 0 and value[0] % 8 == 0)
+    SMALLEST_RANGE: tuple[int, int] = _range_within(1, 100_000)
+    RND_CROP: bool = _switch()
+    RND_ZOOM: bool = _switch()
+    RND_ZOOM_RANGE: tuple[float, float] = _range_within(0.01, 1)
+    GUIDED_HFLIP: bool = _switch()
+    FRAME_GAP: int = _at_least(1)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop: how much at a time, how long, how often a checkpoint."""
+
+    BATCH_SIZE: int = _at_least(1)
+    NUM_EPOCHS: int = _at_least(1)
+    NUM_WORKERS: int = _at_least(0)
+    SAVE_EVERY_STEPS: int = _at_least(0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Optimiser, heads and the dense loss (DESIGN sections 4, 6 and 7)."""
+
+    LR: float = _positive()
+    BETAS: tuple[float, float] = _key("two numbers in [0, 1)", lambda value: all(0 <= v < 1 for v in value))
+    EPS: float = _positive()
+    WEIGHT_DECAY: float = _at_least(0)
+    FEATURE_DIM: int = _at_least(1)
+    GRID_SIZE: int = _at_least(1)
+    GRID_SIZE_REF: int = _at_least(1)
+    CE_REF: float = _at_least(0)
+    DUL_WEIGHT: float = _at_least(0)
+    DUL_TEMP: float = _positive()
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """Label propagation (DESIGN section 8)."""
+
+    __test__ = False  # the name is the YAML section's; it is no test case
+    KNN: int = _at_least(1)
+    CXT_SIZE: int = _at_least(1)
+    RADIUS: float = _positive()
+    TEMP: float = _positive()
+    KEY: str = _one_of(*FEATURE_KEYS)
+    INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh)",
+                                     lambda value: all(v > 0 and v % 8 == 0 for v in value))
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Steps between two log records; 1 logs every step."""
+
+    ITER_TRAIN: int = _at_least(1)
+
+
+@dataclass(frozen=True)
+class TensorBoardSettings:
+    """Pictures: their size [width, height] in pixels, and the steps between two sets of them (0: none)."""
+
+    IM_SIZE: tuple[int, int] = _key("[width, height], both above 0", lambda value: min(value) > 0)
+    ITER_IMAGES: int = _at_least(0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is run: the YAML file."""
+
+    DATASET: DatasetSettings
+    TRAIN: TrainSettings
+    MODEL: ModelSettings
+    TEST: TestSettings
+    LOG: LogSettings
+    TB: TensorBoardSettings
+
+
+def load_train_config(path: str | Path = DEFAULT_TRAIN_CONFIG) -> TrainConfig:
+    """Read a training configuration; keys it leaves out come from its `base` (a path relative to it) or the default."""
+    return parse_train_config(_read_train_json(Path(path), seen=()), str(path))
+
+
+def parse_train_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
+    """Check the 16 values of a file or a checkpoint; `UserError` names `origin`, the key, its value and the rule."""
+    return _build(TrainConfig, values, origin, prefix="")
+
+
+def load_settings(path: str | Path = DEFAULT_SETTINGS, overrides: Sequence[str] = (),
+                  flags: Mapping[str, tuple[str, Any]] | None = None) -> Settings:
+    """Read the YAML settings: the default file, then the file at `path`, then `--set` pairs and flags.
+
+    `overrides` is the word list of `--set K V [K V ...]`. `flags` maps a key to (flag name, value or None where the
+    flag was not given); a flag and a `--set` of the same key that disagree are a `UserError`.
+    """
+    values = _flatten(_read_yaml(DEFAULT_SETTINGS), str(DEFAULT_SETTINGS))
+    if Path(path).resolve() != DEFAULT_SETTINGS:
+        values |= _flatten(_read_yaml(Path(path)), str(path))
+    pairs = _parse_pairs(overrides)
+    for key, (flag, value) in (flags or {}).items():
+        if value is None:
+            continue
+        if key in pairs and _plain(pairs[key]) != _plain(value):
+            raise UserError(f"{flag} and --set {key} are the same setting and must agree; "
+                            f"they are {value} and {pairs[key]}; give one of them")
+        pairs[key] = value
+    return _nest(values | pairs, f"{path} and --set")
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """A configuration as plain lists, dicts and values: what goes into logs and checkpoints."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _read_train_json(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"a training config's base may not lead back to itself; {path} does; change its key base")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"training config {path} cannot be read ({error.strerror}); "
+                        f"check --train_config (the default is {DEFAULT_TRAIN_CONFIG.name})") from error
+    except ValueError as error:
+        raise UserError(f"training config {path} is not JSON: {error}; correct the file") from error
+    if not isinstance(values, dict):
+        raise UserError(f"a training config is one JSON object; {path} holds a {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is not None:
+        values = _read_train_json(path.parent / str(base), (*seen, path.resolve())) | values
+    elif path.resolve() != DEFAULT_TRAIN_CONFIG:
+        values = _read_train_json(DEFAULT_TRAIN_CONFIG, ()) | values
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"settings file {path} cannot be read ({error.strerror}); check --cfg") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = ' '.join(str(error).split())
+        raise UserError(f"settings file {path} is not YAML: {reason}; correct the file") from error
+    return values or {}
+
+
+def _flatten(values: Any, origin: str) -> dict[str, Any]:
+    """{"TEST": {"KNN": 10}} to {"TEST.KNN": 10}."""
+    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+        raise UserError(f"settings are sections of keys (DATASET: ROOT: ...); {origin} has a value outside a section")
+    return {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
+
+
+def _parse_pairs(words: Sequence[str]) -> dict[str, Any]:
+    if len(words) % 2:
+        raise UserError(f"--set takes pairs of key and value; {len(words)} words are given: {' '.join(words)}")
+    pairs: dict[str, Any] = {}
+    for key, text in zip(words[::2], words[1::2]):
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if key in pairs and pairs[key] != value:
+            raise UserError(f"--set gives {key} twice: {pairs[key]} and {value}; give it once")
+        pairs[key] = value
+    return pairs
+
+
+def _nest(values: Mapping[str, Any], origin: str) -> Settings:
+    sections = {section: hint for section, hint in typing.get_type_hints(Settings).items()}
+    known = {f"{section}.{f.name}" for section, cls in sections.items() for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"unknown settings {', '.join(unknown)} in {origin}: this software does not use them; "
+                        f"remove them or correct their names (python -m utils.config lists every key)")
+    return Settings(**{section: _build(cls, {key.split(".", 1)[1]: value for key, value in values.items()
+                                             if key.startswith(section + ".")}, origin, prefix=section + ".")
+                       for section, cls in sections.items()})
+
+
+def _build(cls: type, values: Mapping[str, Any], origin: str, prefix: str) -> Any:
+    """Fill the dataclass `cls` from `values`, refusing unknown and missing keys, wrong types and forbidden values."""
+    known = {f.name: f for f in fields(cls)}
+    unknown, missing = sorted(set(values) - set(known)), sorted(set(known) - set(values))
+    if unknown or missing:
+        raise UserError(f"{origin}: " + "; ".join(
+            [f"unknown key {prefix}{key}" for key in unknown] + [f"key {prefix}{key} is missing" for key in missing])
+            + f"; the keys are {', '.join(known)}")
+    hints, checked = typing.get_type_hints(cls), {}
+    for name, value in values.items():
+        metadata = known[name].metadata
+        try:
+            checked[name] = _coerce(value, hints[name])
+            valid = metadata["valid"](checked[name])
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise UserError(f"{origin}: {prefix}{name} must be {_type_name(hints[name])}, {metadata['allowed']}; "
+                            f"it is {json.dumps(value, default=str)}")
+    return cls(**checked)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; TypeError or ValueError where that would change what it says."""
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise TypeError
+        return tuple(_coerce(v, part) for v, part in zip(value, parts))
+    if hint is float and (isinstance(value, str) or type(value) is int):
+        number = float(value)  # YAML 1.1 reads 1e-4 as text
+        if number != number or abs(number) == float("inf"):
+            raise ValueError
+        return number
+    if type(value) is not hint:
+        raise TypeError
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _type_name(hint: Any) -> str:
+    names = {bool: "a boolean", int: "a whole number", float: "a number", str: "text"}
+    return names.get(hint) or f"a list of {len(typing.get_args(hint))} values"
+
+
+def _describe() -> None:
+    for title, config in (("--train_config (JSON)", load_train_config()), ("--cfg (YAML) and --set", load_settings())):
+        print(title)
+        for f in fields(config):
+            value = getattr(config, f.name)
+            rows = [(f"{f.name}.{g.name}", getattr(value, g.name), g) for g in fields(value)] \
+                if is_dataclass(value) else [(f.name, value, f)]
+            for name, shown, row in rows:
+                print(f"  {name:24} {json.dumps(shown):16} {row.metadata['allowed']}")
+
+
+if __name__ == "__main__":
+    _describe()

@@ -1,0 +1,23 @@
+"""How a user's mistake ends: one line that names the rule, the value and the fix, and a status that is not 0."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake of the user's. The message states the rule, the value that breaks it, and what to do."""
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Call a script's `main` and exit with its status (None is 0); a `UserError` becomes one line and status 1."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)

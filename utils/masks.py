@@ -1,0 +1,57 @@
+"""Index masks on disk and on pictures: uint8 [H,W], 0 is background, 1, 2, ... are object ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+from utils.files import replacing
+
+
+def _voc_palette() -> np.ndarray:
+    """The 256 colours of PASCAL VOC and DAVIS, uint8 [256,3] RGB: the bits of an id dealt out to R, G, B in turn."""
+    ids = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((ids >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+DAVIS_PALETTE = _voc_palette()
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a palette or grey 8-bit PNG as index mask, uint8 [H,W]; `UserError` for anything else."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise UserError(f"a mask is an 8-bit palette or grey PNG whose value is the object id; "
+                                f"{path} has mode {image.mode}; convert it to index values")
+            return np.array(image, dtype=np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"mask {path} does not exist; check the path") from None
+    except OSError as error:
+        raise UserError(f"mask {path} cannot be read as an image ({error}); replace the file") from error
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """Write uint8 [H,W] as 8-bit palette PNG in DAVIS colours; the file is whole or not there."""
+    image = Image.fromarray(mask.astype(np.uint8, copy=False), mode="P")
+    image.putpalette(DAVIS_PALETTE.tobytes())
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def overlay(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """Lay the objects' colours and a white contour over a frame: uint8 RGB [H,W,3] and mask [H,W] to RGB [H,W,3]."""
+    tinted = cv2.addWeighted(frame, 1 - opacity, DAVIS_PALETTE[mask], opacity, 0)
+    picture = np.where(mask[..., None] > 0, tinted, frame)
+    # A pixel is contour where the 3x3 neighbourhood holds another id; min and max filters see that for all ids at once.
+    kernel = np.ones((3, 3), np.uint8)
+    picture[cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)] = 255
+    return picture
