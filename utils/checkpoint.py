@@ -43,8 +43,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
         raise UserError(f"model {path} is not a readable checkpoint of tensors and plain values "
                         f"({type(error).__name__}); it may be cut short or of another kind: fetch it again") from error
-    if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
-        raise UserError(f"a model file is a dict with 'model' and 'train_config'; {path} is not; "
+    state = contents.get("model") if isinstance(contents, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
                         "use a file that the training command wrote or a released one")
     return contents
 

@@ -1,0 +1,97 @@
+"""Several processes that compute one global batch (started by torchrun); with a single one, everything is a no-op.
+
+Each process holds its slice of the batch and the same global loss. Gathers and batch statistics carry gradients, so
+the gradients of all processes, averaged, are those of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+
+def start(device: torch.device) -> torch.device:
+    """Join the process group where torchrun started us; returns this process's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if world_size() > 1:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather(local: Tensor) -> Tensor:
+    """[n,...] of each process to [world*n,...] in rank order, with gradients back to every process."""
+    return torch.cat(dist_nn.all_gather(local.contiguous())) if world_size() > 1 else local
+
+
+def gather_objects(local: object) -> list:
+    """One picklable object of each process, in rank order."""
+    if world_size() == 1:
+        return [local]
+    everything = [None] * world_size()
+    dist.all_gather_object(everything, local)
+    return everything
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one collective."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+        gradient.copy_(mean.view_as(gradient))
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes; unlike torch's own it also runs on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,C,H,W] to [N,C,H,W]; every process holds the same N, H and W."""
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        moments = torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
+        mean, square = dist_nn.all_reduce(moments) / world_size()
+        variance = square - mean.square()
+        with torch.no_grad():
+            count = values.numel() // values.shape[1] * world_size()
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (values * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(x.dtype)
+
+
+def synchronise_batch_norm(model: nn.Module) -> nn.Module:
+    """Make every BatchNorm2d of `model` use the statistics of the global batch, in place."""
+    if world_size() > 1:
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = SyncBatchNorm2d
+    return model
