@@ -39,6 +39,12 @@ def read_mask(path: str | Path) -> np.ndarray:
         raise UserError(f"mask {path} cannot be read as an image ({error}); replace the file") from error
 
 
+def object_ids(mask: np.ndarray) -> list[int]:
+    """The values other than 0 of an index mask, uint8 [H,W], in order."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # ten times as fast as sorting, which np.unique does
+    return [int(k) for k in np.flatnonzero(counts) if k]
+
+
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
     """Write uint8 [H,W] as 8-bit palette PNG in DAVIS colours; the file is whole or not there."""
     image = Image.fromarray(mask.astype(np.uint8, copy=False), mode="P")
