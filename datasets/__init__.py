@@ -1,1 +1,72 @@
 """Training clips and evaluation videos: from files to the tensors that the model and the losses take."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from datasets.clips import StillClips, VideoClips, frame_gaps
+from datasets.filelists import Video, list_stills, locate_list, read_training_list, scan_videos
+from datasets.index import index_videos, keep_index, log_index
+from datasets.training import TrainingClips, collate, init_worker, raise_error
+from datasets.views import ColourViews, DenseViews, ViewGeometry
+from utils.errors import UserError
+
+__all__ = ["build_train_dataset", "collate", "init_worker", "raise_error"]
+
+logger = logging.getLogger(__name__)
+
+TRAINING_LIST = "filelists/train_ytvos"
+
+
+def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> TrainingClips:
+    """Build the data that a configuration names: videos, or with `coco` stills; `UserError` where there is none.
+
+    A sample `dataset[(epoch, index)]` holds, with T = video_len, S = CROP_SIZE and only what a switch asks for:
+        color: `view_a`, `view_b` uint8 [T,3,S,S] RGB; `grid` [T,S/8,S/8,2] from A's features to B's;
+            `target` [T,3,S,S] in [0,1]; `edge` [T,1,S,S] in [1,5]; float32.
+        dense: `view_1`, `view_2` uint8 [T,3,S,S]; `theta` float32 [2,3] from view 1's features to view 2's.
+        clip: its name. failed: files that could not be decoded before this clip was taken.
+    """
+    options, length = settings.DATASET, train_config.video_len
+    geometry = ViewGeometry(size=options.CROP_SIZE[0], short_range=options.SMALLEST_RANGE, random_crop=options.RND_CROP,
+                            guided_flip=options.GUIDED_HFLIP,
+                            zoom_range=options.RND_ZOOM_RANGE if options.RND_ZOOM else None)
+    if coco:
+        source = StillClips(list_stills(options.ROOT), length)
+        summary = {"source": str(Path(options.ROOT, "COCO/train2017")), "stills": len(source)}
+    else:
+        videos, summary = _long_videos(options.ROOT, length)
+        source = VideoClips(videos, length, gaps=frame_gaps(videos, options.FRAME_GAP, options.FRAME_GAP_SECONDS),
+                            least_side=options.SMALLEST_RANGE[1] - 1 if options.REDUCED_DECODE else None)
+    recipes = {"color": ColourViews(
+        geometry, color_mode=train_config.color_mode, clip_lab=train_config.is_labclip, augment=train_config.is_aug,
+        shadow=train_config.is_shadow, liquid=train_config.is_liquid, edge=train_config.is_edge,
+        consistency=train_config.space_consistency, turned=coco)}
+    if train_config.is_dul:
+        recipes["dense"] = DenseViews(geometry)
+    return TrainingClips(source, recipes, seed=seed, summary=summary)
+
+
+def _long_videos(root: str, length: int) -> tuple[list[Video], dict[str, str | int]]:
+    """The videos with at least `length` frames of the training list, or of the root where there is none; and counts."""
+    path = locate_list(TRAINING_LIST, root)
+    if path:
+        logger.info("training list: %s", path)
+        videos = read_training_list(path, root)
+    else:
+        videos = scan_videos(root)
+        logger.info("there is no %s.txt: all folders of frames under %s are training videos", TRAINING_LIST, root)
+    if not videos:
+        raise UserError(f"the data root {root} holds no frames; put YouTube-VOS into {root}/JPEGImages, any folders of "
+                        "frames into the root, or decode video files with tools/prepare_data.py")
+    index = index_videos(videos, length)
+    log_index(index, length)
+    if not path:
+        keep_index(index, root)
+    long = [video for video in videos if len(video.frames) >= length]
+    if not long:
+        raise UserError(f"all {len(videos)} videos of {root} are shorter than video_len = {length} frames; "
+                        "lower video_len or add longer videos")
+    return long, {"source": str(path or root), "videos": len(long), "frames": sum(len(video.frames) for video in long),
+                  "too_short": len(videos) - len(long)}

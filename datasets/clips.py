@@ -1,0 +1,118 @@
+"""Clips: T frames of a video, or T deformed copies of a still, as lists of uint8 RGB [H,W,3]."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from datasets.filelists import Video
+from datasets.geometry import MAX_ANGLE, rotate
+from datasets.liquid import apply_map, draw_pulls, liquid_map
+
+STILL_SIZE = (512, 320)  # (width, height)
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+class BrokenFrameError(Exception):
+    """A frame that cannot be decoded; `path` is its file."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+
+def read_frame(path: Path, least_side: int | None = None) -> np.ndarray:
+    """Decode a picture to uint8 RGB [H,W,3]; `BrokenFrameError` where that fails or the file was cut short.
+
+    With `least_side` [pixels] a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as no side gets smaller than
+    that: for frames that are reduced below it anyway.
+    """
+    try:
+        data = path.read_bytes()
+        factor = _reduction(data, least_side) if least_side else 1
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED.get(factor, cv2.IMREAD_COLOR))
+    except (OSError, cv2.error) as error:
+        raise BrokenFrameError(path, str(error)) from error
+    if image is None:  # what OpenCV answers to a truncated file, too
+        raise BrokenFrameError(path, "not a whole picture")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _reduction(data: bytes, least_side: int) -> int:
+    with Image.open(io.BytesIO(data)) as header:
+        side = min(header.size) if header.format == "JPEG" else 0
+    return next((factor for factor in (8, 4, 2) if side >= factor * least_side), 1)
+
+
+class VideoClips:
+    """One clip a video: T frames `stride` apart, in random order.
+
+    The window of a clip is `gap` * T frames, or the video where that is shorter; the stride is what spreads T frames
+    over the window, the start any that leaves room for all of them (DESIGN section 5).
+    """
+
+    def __init__(self, videos: Sequence[Video], length: int, *, gaps: Sequence[int], least_side: int | None):
+        self.videos, self.length, self.gaps, self.least_side = videos, length, gaps, least_side
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def name(self, index: int) -> str:
+        """What a log calls the clip."""
+        return self.videos[index].name
+
+    def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Draw a clip of video `index`: T frames uint8 RGB [H,W,3]; `BrokenFrameError` where one cannot be decoded."""
+        frames = self.videos[index].frames
+        chosen = rng.permutation(draw_positions(len(frames), self.length, self.gaps[index], rng))
+        return [read_frame(frames[i], self.least_side) for i in chosen]
+
+
+def draw_positions(count: int, length: int, gap: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the positions int [T] of a clip's frames in a video of `count` frames, in order of time."""
+    stride = min(count, gap * length) // length
+    last_offset = stride * (length - 1)
+    return rng.integers(count - last_offset) + stride * np.arange(length)
+
+
+class StillClips:
+    """One clip a still: T copies of it, each warped and with probability .5 turned (DESIGN section 5, COCO clip)."""
+
+    def __init__(self, stills: Sequence[Video], length: int):
+        self.stills, self.length = stills, length
+
+    def __len__(self) -> int:
+        return len(self.stills)
+
+    def name(self, index: int) -> str:
+        """What a log calls the clip."""
+        return self.stills[index].name
+
+    def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Make the clip of still `index`: T frames uint8 RGB [320,512,3]; `BrokenFrameError` as above."""
+        still = read_frame(self.stills[index].frames[0])
+        still = cv2.resize(still, STILL_SIZE, interpolation=cv2.INTER_AREA)
+        frames = []
+        for _ in range(self.length):
+            height, width = still.shape[:2]
+            frame = apply_map(still, liquid_map(height, width, *draw_pulls(height, width, rng)))
+            if rng.random() < 0.5:
+                frame = rotate(frame, rng.integers(-MAX_ANGLE, MAX_ANGLE + 1))
+            frames.append(frame)
+        return frames
+
+
+def frame_gaps(videos: Sequence[Video], gap: int, seconds: float) -> list[int]:
+    """The gap of each video [frames]: `seconds` where it is above 0 and the rate is in its `video.json`, else `gap`."""
+    gaps = []
+    for video in videos:
+        record = video.frames[0].parent / "video.json"
+        known = seconds > 0 and record.is_file()
+        gaps.append(max(1, round(seconds * json.loads(record.read_text())["fps"])) if known else gap)
+    return gaps

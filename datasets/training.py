@@ -1,0 +1,78 @@
+"""Training samples: a clip's views, made from (seed, epoch, index) alone, whatever the number of workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset, default_collate
+
+from datasets.clips import BrokenFrameError, StillClips, VideoClips
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 20  # clips that are tried in place of a broken one
+
+
+class TrainingClips(Dataset):
+    """`dataset[(epoch, index)]` is a sample: each recipe's views under its name, `clip` and `failed`.
+
+    A clip with a frame that cannot be decoded is replaced by another one, drawn from the sample's own generator; the
+    file is logged and listed in `failed`. When no replacement is found either, the sample is `{"error": message}`: an
+    exception would reach the user with a worker's traceback in it, `raise_error` makes it a `UserError` outside.
+    """
+
+    def __init__(self, source: VideoClips | StillClips, recipes: dict[str, Callable], *, seed: int,
+                 summary: dict[str, str | int]):
+        self.source, self.recipes, self.seed = source, recipes, seed
+        self.summary = summary  # where the data is and how much of it: for logs and checkpoints
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = position
+        rng, *view_rngs = np.random.default_rng((self.seed, epoch, index)).spawn(1 + len(self.recipes))
+        failed = []
+        for candidate in self._candidates(index, rng):
+            try:
+                frames = self.source.load(candidate, rng)
+            except BrokenFrameError as error:
+                logger.warning("%s cannot be decoded (%s): another clip takes the place of %s",
+                               error.path, error.why, self.source.name(candidate))
+                failed.append(str(error.path))
+                continue
+            views = {name: self.recipes[name](frames, view_rng) for name, view_rng in zip(self.recipes, view_rngs)}
+            return views | {"clip": self.source.name(candidate), "failed": failed}
+        return {"error": f"no clip could be decoded in {len(failed)} attempts, the last at {failed[-1]}; "
+                         "replace the broken files or remove them"}
+
+    def _candidates(self, index: int, rng: np.random.Generator) -> Iterator[int]:
+        yield index
+        others = rng.permutation(len(self))[:MAX_ATTEMPTS]
+        yield from (int(other) for other in others if other != index)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the views of samples to [B,...] and keep `clip` and `failed` as lists; an error takes the batch's place."""
+    errors = [sample for sample in samples if "error" in sample]
+    if errors:
+        return errors[0]
+    texts = {"clip": [sample["clip"] for sample in samples],
+             "failed": [path for sample in samples for path in sample["failed"]]}
+    return default_collate([{key: sample[key] for key in sample if key not in texts} for sample in samples]) | texts
+
+
+def raise_error(batch: dict[str, Any]) -> None:
+    """Raise what kept a batch from being made, as `UserError`."""
+    if "error" in batch:
+        raise UserError(batch["error"])
+
+
+def init_worker(worker: int) -> None:
+    """Set up a loader process: the workers are the parallelism, OpenCV starts no threads of its own."""
+    cv2.setNumThreads(1)
