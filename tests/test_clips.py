@@ -1,0 +1,293 @@
+"""Clips and samples: which frames are drawn, what a broken one does, and what building the data says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import build_train_dataset, collate, init_worker, raise_error
+from datasets.clips import BrokenFrameError, StillClips, VideoClips, draw_positions, frame_gaps, read_frame
+from datasets.filelists import Video
+from datasets.sampler import EpochBatchSampler
+from utils.config import load_settings, load_train_config
+from utils.errors import UserError
+
+
+def picture(height=48, width=64, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_video(folder: Path, count: int, suffix=".jpg", seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for t in range(count):
+        cv2.imwrite(str(folder / f"{t:05d}{suffix}"), picture(seed=100 * seed + t))
+    return sorted(folder.iterdir())
+
+
+def cut(path: Path, share=0.9):
+    data = path.read_bytes()
+    path.write_bytes(data[:int(len(data) * share)])
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i, count in enumerate((6, 8, 7, 2)):
+        write_video(tmp_path / f"JPEGImages/v{i}", count, seed=i)
+    return tmp_path
+
+
+def build(root, *overrides, coco=False, seed=3, **train_keys):
+    keys = {"DATASET.ROOT": str(root), "DATASET.CROP_SIZE": "[32,32]", "DATASET.SMALLEST_RANGE": "[32,40]"}
+    keys |= dict(zip(overrides[::2], overrides[1::2]))
+    settings = load_settings(overrides=[word for pair in keys.items() for word in pair])
+    train_config = replace(load_train_config(), **({"video_len": 3} | train_keys))
+    return build_train_dataset(settings, train_config, coco=coco, seed=seed)
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# --- positions ---
+
+@pytest.mark.parametrize("count, length, gap, stride, starts", [
+    (20, 5, 2, 2, 12), (10, 5, 2, 2, 2), (9, 5, 2, 1, 5), (5, 5, 2, 1, 1), (100, 5, 1, 1, 96), (7, 3, 10, 2, 3),
+])
+def test_positions_of_a_clip(count, length, gap, stride, starts):
+    rng = np.random.default_rng(0)
+    drawn = np.stack([draw_positions(count, length, gap, rng) for _ in range(200 * starts)])
+    assert (np.diff(drawn) == stride).all() and drawn.min() == 0 and drawn.max() == starts - 1 + stride * (length - 1)
+    assert min(Counter(drawn[:, 0]).values()) > 120  # 200 expected of each start
+
+
+def test_frames_come_in_every_order(tmp_path):
+    frames = [Path(f"{t}") for t in range(3)]
+    clips = VideoClips([Video("v", frames)], 3, gaps=[1], least_side=None)
+    orders = Counter()
+    for seed in range(600):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("datasets.clips.read_frame", lambda path, _: path.name)
+            orders[tuple(clips.load(0, np.random.default_rng(seed)))] += 1
+    assert len(orders) == 6 and min(orders.values()) > 60
+
+
+def test_a_gap_in_seconds_counts_where_the_rate_is_known(tmp_path):
+    known, unknown = (Video(name, write_video(tmp_path / name, 1)) for name in "ab")
+    (tmp_path / "a/video.json").write_text('{"fps": 29.97}')
+    assert frame_gaps([known, unknown], 2, 0) == [2, 2]
+    assert frame_gaps([known, unknown], 2, 0.2) == [6, 2]
+    assert frame_gaps([known], 2, 0.001) == [1]
+
+
+# --- reading ---
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9, 0.99])
+def test_a_file_cut_short_is_broken(tmp_path, suffix, share):
+    path, = write_video(tmp_path, 1, suffix)
+    assert read_frame(path).shape == (48, 64, 3)
+    cut(path, share)
+    for least_side in (None, 16):
+        with pytest.raises(BrokenFrameError) as caught:
+            read_frame(path, least_side)
+        assert caught.value.path == path
+
+
+def test_no_file_and_no_picture_are_broken(tmp_path):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name in ("none.jpg", "text.jpg"):
+        with pytest.raises(BrokenFrameError):
+            read_frame(tmp_path / name)
+
+
+def test_frames_are_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))
+    assert read_frame(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("height, least_side, size", [
+    (400, 319, (400, 600)), (640, 319, (320, 480)), (1280, 319, (320, 480)), (1000, 319, (500, 750)),
+    (400, 50, (50, 75)),
+])
+def test_reduced_decoding_keeps_enough_pixels_and_the_picture(tmp_path, height, least_side, size):
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), cv2.resize(picture(), (height * 3 // 2, height)), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    reduced = read_frame(path, least_side)
+    assert reduced.shape[:2] == size
+    expected = cv2.resize(read_frame(path), size[::-1], interpolation=cv2.INTER_AREA)
+    assert abs(reduced.astype(int) - expected).mean() < 2
+
+
+def test_a_png_is_never_decoded_reduced(tmp_path):
+    cv2.imwrite(str(tmp_path / "large.png"), picture(640, 640))
+    assert read_frame(tmp_path / "large.png", 100).shape == (640, 640, 3)
+
+
+def test_still_clips_are_warped_and_turned_copies(tmp_path, monkeypatch):
+    path = tmp_path / "still.jpg"
+    cv2.imwrite(str(path), np.full((60, 90, 3), 200, np.uint8))
+    clips, angles = StillClips([Video("still.jpg", [path])], 4), []
+    monkeypatch.setattr("datasets.clips.rotate", lambda frame, angle: (angles.append(int(angle)), frame)[1])
+    for seed in range(120):
+        frames = clips.load(0, np.random.default_rng(seed))
+        assert [frame.shape for frame in frames] == [(320, 512, 3)] * 4
+        assert all((frame == 200).all() for frame in frames)  # reflection: nothing black comes in
+    assert abs(len(angles) / 480 - 0.5) < 0.07
+    assert set(angles) <= set(range(-30, 31)) and max(angles) > 25 and min(angles) < -25 and abs(np.mean(angles)) < 4
+    cv2.imwrite(str(path), picture())
+    frames = clips.load(0, np.random.default_rng(0))
+    assert not any(np.array_equal(a, b) for i, a in enumerate(frames) for b in frames[:i])
+
+
+# --- samples ---
+
+def test_a_sample_is_fixed_by_seed_epoch_and_index(root):
+    dataset = build(root)
+    assert equal(dataset[(1, 0)], build(root)[(1, 0)])
+    for other in (dataset[(2, 0)], dataset[(1, 1)], build(root, seed=4)[(1, 0)]):
+        assert not torch.equal(other["color"]["view_a"], dataset[(1, 0)]["color"]["view_a"])
+
+
+def test_workers_change_nothing(root):
+    dataset = build(root)
+    epochs = []
+    for workers in (0, 2):
+        sampler = EpochBatchSampler(len(dataset), batch_size=1, seed=0)
+        sampler.set_position(1)
+        epochs.append(list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers,
+                                      worker_init_fn=init_worker)))
+    assert len(epochs[0]) == 3 and all(equal(a, b) for a, b in zip(*epochs))
+
+
+def test_collate_stacks_views_and_lists_texts(root):
+    dataset = build(root)
+    batch = collate([dataset[(1, 0)], dataset[(1, 1)]])
+    assert batch["color"]["view_a"].shape == (2, 3, 3, 32, 32) and batch["color"]["grid"].shape == (2, 3, 4, 4, 2)
+    assert batch["dense"]["theta"].shape == (2, 2, 3) and batch["dense"]["view_2"].dtype == torch.uint8
+    assert batch["clip"] == ["JPEGImages/v0", "JPEGImages/v1"] and batch["failed"] == []
+
+
+def test_a_broken_clip_is_replaced_named_and_listed(root, caplog):
+    for path in (root / "JPEGImages/v0").iterdir():
+        cut(path)
+    dataset = build(root)
+    sample, again = dataset[(1, 0)], dataset[(1, 0)]
+    assert equal(sample, again) and sample["clip"] in ("JPEGImages/v1", "JPEGImages/v2")
+    assert len(sample["failed"]) == 1 and sample["failed"][0].startswith(str(root / "JPEGImages/v0"))
+    assert any(record.levelno == logging.WARNING and sample["failed"][0] in record.message for record in caplog.records)
+    batch = collate([sample, dataset[(1, 1)]])
+    assert batch["failed"] == sample["failed"] and batch["clip"] == [sample["clip"], "JPEGImages/v1"]
+    raise_error(batch)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_all_is_broken_the_user_reads_one_clear_line(root, workers):
+    for path in root.glob("JPEGImages/*/*.jpg"):
+        cut(path)
+    sampler = EpochBatchSampler(3, batch_size=2, seed=0)
+    loader = DataLoader(build(root), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+    with pytest.raises(UserError, match=r"3 attempts, the last at .*\.jpg") as caught:
+        for batch in loader:
+            raise_error(batch)
+    assert "Traceback" not in str(caught.value)
+
+
+# --- building ---
+
+def test_the_log_and_the_index_count_what_there_is(root, caplog):
+    caplog.set_level(logging.INFO)
+    cut(root / "JPEGImages/v1/00000.jpg", 0.01)
+    dataset = build(root)
+    assert len(dataset) == 3
+    assert dataset.summary == {"source": str(root), "videos": 3, "frames": 21, "too_short": 1}
+    for words in ("no filelists/train_ytvos.txt", "4 videos, 23 frames", "3 of 64x48", "JPEGImages/v3",
+                  "1 videos skipped, shorter than 3", "1 videos with a broken first frame: JPEGImages/v1"):
+        assert words in caplog.text
+    index = json.loads((root / "video_index.json").read_text())
+    assert (index["videos"], index["frames"], index["too_short"]) == (4, 23, ["JPEGImages/v3"])
+    assert index["broken"] == ["JPEGImages/v1"]
+    assert index["items"][0] == {"name": "JPEGImages/v0", "frames": 6, "size": "64x48"}
+
+
+def test_a_list_is_used_instead_of_the_scan(root, caplog):
+    caplog.set_level(logging.INFO)
+    (root / "filelists").mkdir()
+    (root / "filelists/train_ytvos.txt").write_text("".join(f"JPEGImages/v1/{t:05d}.jpg\n" for t in range(4)))
+    dataset = build(root)
+    assert dataset.summary["videos"] == 1 and dataset.summary["frames"] == 4
+    assert "filelists/train_ytvos.txt" in caplog.text and not (root / "video_index.json").exists()
+
+
+def test_an_index_that_cannot_be_kept_is_only_logged(root, caplog):
+    caplog.set_level(logging.INFO)
+    (root / "video_index.json").mkdir()
+    assert len(build(root)) == 3 and "not kept" in caplog.text
+
+
+def test_stills(root):
+    with pytest.raises(UserError, match="COCO/train2017"):
+        build(root, coco=True)
+    write_video(root / "COCO/train2017", 2)
+    dataset = build(root, coco=True)
+    assert dataset.summary == {"source": str(root / "COCO/train2017"), "stills": 2}
+    assert dataset.recipes["color"].turned and not build(root).recipes["color"].turned
+    assert dataset[(1, 0)]["color"]["view_a"].shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("overrides, train_keys, words", [
+    ((), {"video_len": 9}, ["video_len = 9", "4 videos"]),
+    (("DATASET.ROOT", "/nowhere"), {}, ["/nowhere"]),
+    (("DATASET.ROOT", "{root}/empty"), {}, ["empty", "no frames"]),
+])
+def test_data_that_cannot_be_trained_on_is_refused(root, overrides, train_keys, words):
+    (root / "empty").mkdir()
+    with pytest.raises(UserError) as caught:
+        build(root, *(word.format(root=root) for word in overrides), **train_keys)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("key, value, attribute, expected", [
+    ("DATASET.CROP_SIZE", "[48,48]", "size", 48),
+    ("DATASET.SMALLEST_RANGE", "[50,60]", "short_range", (50, 60)),
+    ("DATASET.RND_CROP", "false", "random_crop", False),
+    ("DATASET.RND_ZOOM", "false", "zoom_range", None),
+    ("DATASET.RND_ZOOM_RANGE", "[0.6,0.7]", "zoom_range", (0.6, 0.7)),
+    ("DATASET.GUIDED_HFLIP", "false", "guided_flip", False),
+])
+def test_yaml_keys_reach_both_recipes(root, key, value, attribute, expected):
+    plain, changed = build(root), build(root, key, value)
+    for name in ("color", "dense"):
+        assert getattr(changed.recipes[name].geometry, attribute) == expected
+        assert getattr(plain.recipes[name].geometry, attribute) != expected
+
+
+@pytest.mark.parametrize("key, value, attribute", [
+    ("is_aug", False, "augment"), ("is_shadow", False, "shadow"), ("is_liquid", False, "liquid"),
+    ("is_edge", False, "edge"), ("space_consistency", False, "consistency"), ("is_labclip", False, "clip_lab"),
+    ("color_mode", "RGB", "color_mode"),
+])
+def test_json_keys_reach_the_colour_views(root, key, value, attribute):
+    assert getattr(build(root, **{key: value}).recipes["color"], attribute) == value
+    assert getattr(build(root).recipes["color"], attribute) != value
+
+
+def test_other_keys_have_their_effect(root):
+    assert "dense" not in build(root, is_dul=False)[(1, 0)]
+    assert build(root, video_len=5)[(1, 0)]["color"]["view_a"].shape[0] == 5
+    assert build(root, "DATASET.FRAME_GAP", "4").source.gaps == [4, 4, 4]
+    assert build(root, "DATASET.REDUCED_DECODE", "false").source.least_side is None
+    assert build(root).source.least_side == 39
+    (root / "JPEGImages/v0/video.json").write_text('{"fps": 30}')
+    assert build(root, "DATASET.FRAME_GAP_SECONDS", "0.5").source.gaps == [15, 2, 2]
