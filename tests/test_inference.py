@@ -1,0 +1,317 @@
+"""The inference command on small made videos: files, switches, late objects, what it refuses, several processes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import infer_vos_dul
+from datasets.filelists import EvaluationFrame, EvaluationSequence
+from tests.helpers import released_state
+from utils.config import load_train_config, resolved
+from utils.errors import UserError
+from utils.masks import read_mask, write_mask
+from utils.writer import BackgroundWriter
+
+PROJECT = Path(infer_vos_dul.__file__).parent
+LENGTHS = {"walk": 18, "late": 5}
+W, H = 64, 48
+FRAMES, MASKS = "davis2017/JPEGImages/480p", "davis2017/Annotations/480p"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Maps this small only wait for a second thread, for long where other programs keep it busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    noise = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def make_sequence(root: Path, name: str, seed: int) -> list[str]:
+    """A textured block moving over a moving background, first mask and (in "late") a new object at frame 2."""
+    rng = np.random.default_rng(seed)
+    ground, block = texture(rng, H, W + 40), texture(rng, 18, 20)
+    lines = []
+    for t in range(LENGTHS[name]):
+        frame = ground[:, t:t + W].copy()
+        frame[8 + t:26 + t, 6 + 2 * t:26 + 2 * t] = block[:H - 8 - t, :W - 6 - 2 * t]
+        image, mask = (Path(folder, name, f"{t:05d}{suffix}") for folder, suffix in ((FRAMES, ".jpg"), (MASKS, ".png")))
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame).save(root / image, quality=95)
+        ids = np.zeros((H, W), np.uint8)
+        if t == 0:
+            ids[8:26, 6:26] = 1
+        if name == "late" and t == 2:
+            ids[:, 40:56] = 9
+        if ids.any():
+            write_mask(root / mask, ids)
+        lines.append(f"1 {image} {mask}\n")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A data root with two sequences, lists `both` and `walk`, settings for small frames, two models."""
+    root = tmp_path_factory.mktemp("data")
+    lines = {name: make_sequence(root, name, seed) for seed, name in enumerate(LENGTHS)}
+    (root / "both.txt").write_text("".join(lines["late"] + lines["walk"]))
+    (root / "walk.txt").write_text("".join(lines["walk"]))
+    (root / "small.yaml").write_text(f"DATASET: {{ROOT: {root}}}\nTEST: {{INFER_WH: [{W}, {H}]}}\n")
+    config = resolved(load_train_config()) | {"model_size": "S"}
+    for name, is_dul, state in (("dul", True, "S_color_dul"), ("local", False, "S_color")):
+        torch.save({"model": released_state(state), "train_config": config | {"is_dul": is_dul}}, root / f"{name}.pkl")
+    return root
+
+
+def arguments(root: Path, out: Path, *more: object, lst: str = "walk", model: str = "dul",
+              sets: tuple = ()) -> list[str]:
+    return list(map(str, ["--cfg", root / "small.yaml", "--infer-list", lst, "--mask-output-dir", out, "--resume",
+                          root / f"{model}.pkl", "--device", "cpu", *more, *(["--set", *sets] if sets else [])]))
+
+
+def infer(root: Path, out: Path, *more: object, **options) -> dict[str, np.ndarray]:
+    infer_vos_dul.main(arguments(root, out, *more, **options))
+    return masks_in(out)
+
+
+def masks_in(out: Path) -> dict[str, np.ndarray]:
+    return {str(path.relative_to(out)): read_mask(path) for path in sorted(out.glob("*_vos/*/*.png"))}
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def plain(root, tmp_path_factory) -> dict[str, np.ndarray]:
+    """Masks of `walk` by the default settings."""
+    return infer(root, tmp_path_factory.mktemp("plain"))
+
+
+def test_masks_and_overlays_stand_where_they_should(root, tmp_path):
+    masks = infer(root, tmp_path, "--exp", "0042", "--run", "second", lst="both")
+    assert sorted(masks) == sorted(f"merge_vos/{name}/{t:05d}.png" for name, n in LENGTHS.items() for t in range(n))
+    first = Image.open(tmp_path / "merge_vos/walk/00000.png")
+    assert first.mode == "P" and first.getpalette()[3:6] == [128, 0, 0]
+    assert np.array_equal(masks["merge_vos/walk/00000.png"], read_mask(root / MASKS / "walk/00000.png"))
+    assert set(np.unique(masks["merge_vos/walk/00001.png"])) == {0, 1}
+    for name, n in LENGTHS.items():
+        overlays = sorted((tmp_path / "merge_vis" / name).iterdir())
+        assert [path.name for path in overlays] == [f"{t:05d}.jpg" for t in range(n)]
+        assert Image.open(overlays[0]).size == (W, H)
+    record = json.loads((tmp_path / "merge_vos/run.json").read_text())
+    assert (record["exp"], record["run"], record["method"]["KNN"]) == ("0042", "second", 10)
+
+
+def test_an_object_that_appears_later_is_tracked_from_there(root, tmp_path):
+    masks = infer(root, tmp_path, lst="both")
+    ids = [set(np.unique(masks[f"merge_vos/late/{t:05d}.png"])) for t in range(LENGTHS["late"])]
+    assert [9 in found for found in ids] == [False, False, True, True, True]
+    assert (masks["merge_vos/late/00002.png"][:, 44:52] == 9).all()
+
+
+@pytest.mark.parametrize(("flags", "sets"), [
+    (("--infer_wh", 32, 24), ()), (("--infer_R", 1), ()), (("--custom_interval",), ()), ((), ("TEST.KNN", 1)),
+    ((), ("TEST.CXT_SIZE", 1)), ((), ("TEST.RADIUS", 1)), ((), ("TEST.TEMP", 5)), ((), ("TEST.INFER_WH", "[32,24]")),
+    (("--precision", "bf16"), ())], ids=str)
+def test_every_switch_changes_the_masks(root, tmp_path, plain, flags, sets):
+    assert not same(infer(root, tmp_path, "--no-overlay", *flags, sets=sets), plain)
+
+
+def test_the_feature_is_the_one_asked_for(root, tmp_path, plain):
+    results = [list(infer(root, tmp_path / key, sets=("TEST.KEY", key)).items()) for key in ("color", "cls", "merge")]
+    assert [items[0][0].split("/")[0] for items in results] == ["color_vos", "cls_vos", "merge_vos"]
+    color, cls, merge = ([mask for _, mask in items] for items in results)
+    different = lambda a, b: any(not np.array_equal(x, y) for x, y in zip(a, b))
+    assert different(color, cls) and different(color, merge) and different(cls, merge)
+    assert not different(merge, plain.values())
+
+
+def test_flags_are_the_settings_they_name(root, tmp_path):
+    by_flag = infer(root, tmp_path / "flag", "--infer_R", 2, "--infer_wh", 32, 24)
+    assert same(by_flag, infer(root, tmp_path / "set", sets=("TEST.RADIUS", 2, "TEST.INFER_WH", "[32, 24]")))
+    both = ("TEST.RADIUS", 2, "TEST.INFER_WH", "[32, 24]")  # twice the same is no contradiction
+    assert same(by_flag, infer(root, tmp_path / "both", "--infer_R", 2, "--infer_wh", 32, 24, sets=both))
+    with pytest.raises(UserError, match=r"--infer_R.*TEST\.RADIUS"):
+        infer(root, tmp_path / "no", "--infer_R", 2, sets=("TEST.RADIUS", 3))
+    with pytest.raises(UserError, match=r"--infer_wh.*TEST\.INFER_WH"):
+        infer(root, tmp_path / "no", "--infer_wh", 32, 24, sets=("TEST.INFER_WH", "[64,48]"))
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_settings_file_counts(root, tmp_path):
+    (tmp_path / "color.yaml").write_text((root / "small.yaml").read_text().replace("TEST: {", "TEST: {KEY: color, "))
+    infer(root, tmp_path, "--cfg", tmp_path / "color.yaml")
+    assert (tmp_path / "color_vos/walk/00003.png").is_file()
+
+
+def test_seed_seeds_and_is_recorded(root, tmp_path):
+    for seed in (5, 6):
+        infer(root, tmp_path / str(seed), "--seed", seed)
+        assert torch.initial_seed() == seed
+        assert json.loads((tmp_path / f"{seed}/merge_vos/run.json").read_text())["seed"] == seed
+    with pytest.raises(UserError, match="seed"):
+        infer(root, tmp_path / "no", "--seed", -1)
+
+
+def test_frames_not_to_be_saved_are_propagated_all_the_same(root, tmp_path, plain):
+    lines = (root / "walk.txt").read_text().splitlines()
+    (root / "odd.txt").write_text("\n".join(line if t % 2 else "0" + line[1:] for t, line in enumerate(lines)))
+    masks = infer(root, tmp_path, lst="odd")
+    assert masks.keys() == {key for t, key in enumerate(plain) if t % 2}
+    assert all(np.array_equal(mask, plain[key]) for key, mask in masks.items())
+
+
+def test_a_model_without_global_head_is_refused_before_any_work(root, tmp_path):
+    with pytest.raises(UserError, match="is_dul"):
+        infer(root, tmp_path / "out", model="local")
+    assert not (tmp_path / "out").exists()
+    assert len(infer(root, tmp_path / "out", model="local", sets=("TEST.KEY", "color"))) == LENGTHS["walk"]
+
+
+def test_nothing_is_overwritten_unasked(root, tmp_path):
+    masks = infer(root, tmp_path)
+    stamp = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    with pytest.raises(UserError, match=r"00000\.png exists.*--continue.*--overwrite"):
+        infer(root, tmp_path)
+    with pytest.raises(UserError, match=r"KNN 10 -> 3"):
+        infer(root, tmp_path, "--continue", sets=("TEST.KNN", 3))
+    assert stamp == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    again = infer(root, tmp_path, "--overwrite", sets=("TEST.KNN", 3))
+    assert again.keys() == masks.keys() and not same(again, masks)
+    (tmp_path / "merge_vos/run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run\.json"):
+        infer(root, tmp_path, "--continue")
+
+
+@pytest.mark.parametrize("damage", ["missing mask", "short mask", "missing overlay"])
+def test_continue_takes_up_what_is_not_complete(root, tmp_path, damage):
+    masks = infer(root, tmp_path, lst="both")
+    mask, picture = tmp_path / "merge_vos/late/00003.png", tmp_path / "merge_vis/late/00003.jpg"
+    if damage == "short mask":
+        mask.write_bytes(mask.read_bytes()[:-30])
+    else:
+        (mask if damage == "missing mask" else picture).unlink()
+    before = (tmp_path / "merge_vos/walk/00003.png").stat().st_mtime_ns
+    assert same(infer(root, tmp_path, "--continue", lst="both"), masks)
+    assert picture.is_file()
+    assert (tmp_path / "merge_vos/walk/00003.png").stat().st_mtime_ns == before, "a finished sequence is left alone"
+
+
+def test_a_full_disk_ends_the_run(root, tmp_path, monkeypatch):
+    real = os.replace
+
+    def fail_at_seven(source, target):
+        if "00007" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_seven)
+    with pytest.raises(UserError, match=r"00007.*No space left"):
+        infer(root, tmp_path)
+    assert not list(tmp_path.rglob("*00007*")), "no half-written file stays"
+
+
+def test_a_folder_that_cannot_be_made_ends_the_run(root, tmp_path):
+    (tmp_path / "merge_vis").write_text("a file is in the way")
+    with pytest.raises(UserError, match="merge_vis"):
+        infer(root, tmp_path)
+
+
+def test_a_broken_frame_ends_the_run_and_leaves_whole_files(root, tmp_path):
+    lines = (root / "walk.txt").read_text().splitlines()
+    broken = root / FRAMES / "broken"
+    broken.mkdir()
+    for t in range(8):
+        data = (root / FRAMES / f"walk/{t:05d}.jpg").read_bytes()
+        (broken / f"{t:05d}.jpg").write_bytes(data[:len(data) // (2 if t == 6 else 1)])
+    (root / "broken.txt").write_text("\n".join(lines[:8]).replace(f"{FRAMES}/walk", f"{FRAMES}/broken"))
+    with pytest.raises(UserError, match=r"broken/00006\.jpg"):
+        infer(root, tmp_path, lst="broken")
+    assert all(mask.shape == (H, W) for mask in masks_in(tmp_path).values())
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("1.5GB", 1_500_000_000), ("800 mb", 800_000_000), ("64K", 64_000),
+                                              ("512", 512)])
+def test_sizes_of_memory(text, wanted):
+    assert infer_vos_dul.parse_bytes(text) == wanted
+
+
+@pytest.mark.parametrize("words", [("--max-memory", "much"), ("--max-memory", "0GB"), ("--propagation", "slow"),
+                                   ("--continue", "--overwrite"), ("--precision", "int8")], ids=str)
+def test_words_that_are_no_options_end_with_usage(root, tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        infer(root, tmp_path, *words)
+    assert ended.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+@given(st.lists(st.integers(1, 200), max_size=40), st.integers(1, 6))
+def test_sequences_are_split_by_length(lengths, processes):
+    sequences = [EvaluationSequence(str(i), [EvaluationFrame(Path(), Path(), True)] * n) for i, n in enumerate(lengths)]
+    shares = infer_vos_dul.split_by_length(sequences, processes)
+    assert len(shares) == processes
+    assert sorted(s.name for share in shares for s in share) == sorted(s.name for s in sequences)
+    frames = [sum(len(s.frames) for s in share) for share in shares]
+    assert max(frames) - min(frames) <= max(lengths, default=0)
+
+
+def torchrun(root: Path, out: Path, lst: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(PROJECT / "infer_vos_dul.py"), *arguments(root, out, lst=lst)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+def test_two_processes_write_what_one_writes(root, tmp_path):
+    done = torchrun(root, tmp_path / "two", "both")
+    assert done.returncode == 0, done.stderr
+    assert "process 2 of 2" in done.stderr and "18 frames" in done.stderr and "5 frames" in done.stderr
+    assert same(infer(root, tmp_path / "one", lst="both"), masks_in(tmp_path / "two"))
+
+
+def test_one_process_that_fails_fails_the_run(root, tmp_path):
+    (tmp_path / "merge_vis").mkdir()
+    (tmp_path / "merge_vis/late").write_text("a file is in the way of one of the two sequences")
+    done = torchrun(root, tmp_path, "both")
+    assert done.returncode != 0 and "merge_vis/late" in done.stderr
+
+
+def test_the_writer_holds_a_bounded_number_and_hides_no_error():
+    release, running, lock = threading.Event(), [], threading.Lock()
+
+    def wait():
+        with lock:
+            running.append(1)
+        release.wait(10)
+
+    with BackgroundWriter(threads=1, depth=2) as writer:
+        for _ in range(2):
+            writer.submit(wait)
+        blocked = threading.Thread(target=writer.submit, args=(wait,))
+        blocked.start()
+        blocked.join(0.2)
+        assert blocked.is_alive() and len(running) == 1, "a third waits until there is room"
+        release.set()
+        blocked.join(10)
+    assert len(running) == 3
+
+    with pytest.raises(ZeroDivisionError), BackgroundWriter(threads=1, depth=100) as writer:
+        writer.submit(lambda: 1 / 0)

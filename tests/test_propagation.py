@@ -1,0 +1,241 @@
+"""Context, references, objects: from features to masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.colornet import ColorNet
+from models.neighbours import Memory
+from models.propagation import (
+    CLASSES_AT_ONCE,
+    CUSTOM_GAPS,
+    LabelPropagator,
+    build_propagator,
+    context_frames,
+    context_gaps,
+    strongest_class,
+)
+from tests.helpers import golden_json, golden_weights
+from utils.config import load_settings
+from utils.errors import UserError
+
+H, W = 48, 64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Maps this small only wait for a second thread, for long where other programs keep it busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> ColorNet:
+    net = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128)
+    golden_weights(net.state_dict())
+    return net.eval()
+
+
+def propagator(model, *overrides: object, **options):
+    settings = load_settings(overrides=["TEST.INFER_WH", f"[{W}, {H}]", *map(str, overrides)])
+    return build_propagator(model, settings.TEST, **options)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    """Seven windows of one texture, a pixel or two apart."""
+    noise = np.random.default_rng(0).integers(0, 256, (H // 4, W // 4 + 8, 3))
+    texture = F.interpolate(torch.from_numpy(noise).permute(2, 0, 1)[None].float(), scale_factor=4, mode="bicubic")
+    texture = texture[0].permute(1, 2, 0).clamp(0, 255).byte().numpy()
+    return [texture[:, 2 * t:2 * t + W].copy() for t in range(7)]
+
+
+def blocks(*ids: int) -> np.ndarray:
+    """A mask with a block of 16x12 pixels for each id, in rows of four."""
+    mask = np.zeros((H, W), np.uint8)
+    for i, object_id in enumerate(ids):
+        mask[i // 4 * 12:i // 4 * 12 + 12, i % 4 * 16:i % 4 * 16 + 16] = object_id
+    return mask
+
+
+def test_context_frames_equal_the_golden_ones():
+    for key, wanted in golden_json("context_index.json").items():
+        reference, frame = map(int, key.split(","))
+        assert context_frames(reference, frame, context_gaps(20, False)) == wanted["uniform"], key
+        assert context_frames(reference, frame, context_gaps(20, True)) == wanted["custom"], key
+
+
+def test_context_size_counts_the_recent_frames():
+    assert context_frames(0, 9, context_gaps(3, False)) == [0, 6, 7, 8]
+    assert context_frames(0, 30, context_gaps(12, True)) == [0, 16, 18, *range(20, 30)]
+    with pytest.raises(UserError, match=r"CXT_SIZE.*21"):
+        context_gaps(21, True)
+
+
+class FakeNeighbours:
+    """Answers every search with the reference's labels and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked: list[tuple[int, Memory, list[Memory]]] = []
+
+    def prepare(self, features):
+        return features
+
+    def __call__(self, query, reference, recent):
+        self.asked.append((int(query[0, 0, 0]), reference, list(recent)))
+        return reference.labels
+
+
+def feature(t: int) -> torch.Tensor:
+    return torch.full((1, 2, 2), float(t))
+
+
+def test_context_holds_the_frames_that_the_gaps_name_and_no_more():
+    neighbours = FakeNeighbours()
+    labels = LabelPropagator(neighbours, (1, 2, 5))
+    labels.step(feature(0), torch.rand(2, 2, 2))
+    for t in range(1, 30):
+        labels.step(feature(t))
+        assert len(labels._history) <= 5
+    for t, reference, recent in neighbours.asked:
+        assert int(reference.features[0, 0, 0]) == 0
+        assert [int(memory.features[0, 0, 0]) for memory in recent] == context_frames(0, t, (1, 2, 5))[1:]
+    _, _, recent = neighbours.asked[0]
+    assert recent[0] is recent[1] is recent[2], "repeats of a frame are one object, so that a search can count them"
+
+
+def test_a_later_object_takes_its_share_of_each_cell_and_keeps_its_own_context():
+    neighbours = FakeNeighbours()
+    labels = LabelPropagator(neighbours, (1, 2))
+    first = torch.tensor([[[1.0, 0.75], [0.5, 0.0]], [[0.0, 0.25], [0.5, 1.0]]])
+    labels.step(feature(0), first)
+    new = torch.tensor([[[0.0, 0.5], [1.0, 0.0]]])
+    at_one = labels.step(feature(1), new)
+    assert torch.equal(at_one, torch.tensor([[[1.0, 0.375], [0.0, 0.0]], [[0.0, 0.125], [0.0, 1.0]],
+                                             [[0.0, 0.5], [1.0, 0.0]]]))
+    neighbours.asked.clear()
+    assert torch.equal(labels.step(feature(2)), torch.cat([first, new]))
+    (_, old, old_recent), (_, late, late_recent) = neighbours.asked
+    assert old.labels.shape[0] == 2 and [memory.labels.shape[0] for memory in old_recent] == [2, 2]
+    assert torch.equal(old_recent[1].labels, at_one[:2]), "the older classes remember what the new object took"
+    assert int(late.features[0, 0, 0]) == 1 and torch.equal(late.labels, new)
+    assert [int(memory.features[0, 0, 0]) for memory in late_recent] == [1, 1], "no frame before its first"
+
+
+def test_the_first_frame_needs_labels():
+    with pytest.raises(ValueError, match="first frame"):
+        LabelPropagator(FakeNeighbours(), (1,)).step(feature(0))
+
+
+@pytest.mark.parametrize("classes", [1, 5, CLASSES_AT_ONCE, 2 * CLASSES_AT_ONCE + 3])
+def test_strongest_class_is_the_argmax_of_the_full_size_map(classes):
+    labels = torch.rand((classes, 6, 8), generator=torch.Generator().manual_seed(classes))
+    whole = F.interpolate(labels[None], (45, 61), mode="bilinear", align_corners=True)[0].argmax(0)
+    assert torch.equal(strongest_class(labels, (45, 61)), whole)
+
+
+def test_equal_shares_go_to_the_first_class():
+    assert strongest_class(torch.ones(2 * CLASSES_AT_ONCE, 4, 4), (4, 4)).max() == 0
+
+
+def test_first_frame_is_as_given_and_identical_frames_keep_the_mask(model, frames):
+    video = propagator(model, "TEST.KNN", 1)
+    mask = blocks(0, 3, 200, 255)  # ids need not be contiguous
+    assert np.array_equal(video.step(frames[0], mask), mask)
+    still = video.step(frames[0])
+    assert set(np.unique(still)) == {0, 3, 200, 255}
+    inner = np.s_[4:8, 20:28]
+    assert (still[inner] == 3).all() and still.dtype == np.uint8
+
+
+def test_a_later_mask_gives_new_objects_only(model, frames):
+    plain, helped, late = (propagator(model) for _ in range(3))
+    for video in (plain, helped, late):
+        video.step(frames[0], blocks(1, 1, 2))
+    ground_truth = blocks(2, 2, 2, 2, 1)  # no new id: it must not help
+    for t in (1, 2, 3):
+        expected = plain.step(frames[t])
+        assert np.array_equal(helped.step(frames[t], ground_truth), expected)
+        appearing = late.step(frames[t], blocks(1, 0, 0, 0, 0, 0, 0, 7) if t == 2 else None)
+        if t == 1:
+            assert np.array_equal(appearing, expected)
+        else:
+            assert 7 in appearing and 7 not in expected
+        if t == 2:
+            assert (appearing[15:21, 53:59] == 7).all(), "the given mask replaces the prediction where it is"
+
+
+def test_any_number_of_objects(model, frames):
+    mask = np.repeat(np.repeat(np.arange(48, dtype=np.uint8).reshape(6, 8) + 100, 8, 0), 8, 1)  # one id a feature cell
+    video = propagator(model, "TEST.KNN", 1)
+    video.step(frames[0], mask)
+    assert len(np.unique(video.step(frames[0]))) > 40
+
+
+def test_a_video_may_start_without_objects(model, frames):
+    video = propagator(model)
+    assert not video.step(frames[0], np.zeros((H, W), np.uint8)).any()
+    assert not video.step(frames[1]).any()
+    assert (video.step(frames[2], blocks(0, 4)) == 4).any()
+
+
+def test_two_videos_at_a_time_do_not_touch_each_other(model, frames):
+    alone = [propagator(model), propagator(model)]
+    masks = blocks(1, 2), blocks(0, 0, 5)
+    wanted = [[video.step(frame, mask if t == 0 else None) for t, frame in enumerate(frames)]
+              for video, mask in zip(alone, masks)]
+    together = [propagator(model), propagator(model)]
+    for t, frame in enumerate(frames):
+        for video, mask, expected in zip(together, masks, wanted):
+            assert np.array_equal(video.step(frame, mask if t == 0 else None), expected[t])
+
+
+def test_frames_may_be_views_and_encoded_together(model, frames):
+    video = propagator(model)
+    mirrored = frames[0][:, ::-1]  # negative strides
+    together = video.encode([mirrored, frames[1]])
+    assert together.shape == (2, 256, H // 8, W // 8)
+    torch.testing.assert_close(together[0], video.encode([mirrored.copy()])[0])
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(2, H // 8, W // 8))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_is_the_encoders(model, frames, precision):
+    exact, half = (propagator(model, precision=p).encode(frames[:1]) for p in ("fp32", precision))
+    assert half.dtype == torch.float32 and not torch.equal(exact, half)
+    assert F.cosine_similarity(exact, half).min() > 0.99
+
+
+def test_wrong_use_is_refused(model, frames):
+    with pytest.raises(ValueError, match="first frame"):
+        propagator(model).step(frames[0])
+    with pytest.raises(ValueError, match="size"):
+        propagator(model).step(frames[0], np.zeros((H, W + 1), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        propagator(model).step(frames[0], np.zeros((H, W), np.int64))
+    local = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=128).eval()
+    for key in ("cls", "merge"):
+        with pytest.raises(UserError, match="is_dul"):
+            propagator(local, "TEST.KEY", key)
+    assert propagator(local, "TEST.KEY", "color").encode(frames[:1]).shape == (1, 128, H // 8, W // 8)
+
+
+def test_custom_gaps_are_the_published_ones():
+    assert len(CUSTOM_GAPS) == 20 and CUSTOM_GAPS[9:] == (10, 12, 14, 16, 18, 20, 23, 26, 30, 34, 39)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_gives_the_masks_of_the_cpu(model, frames):
+    on_gpu = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).eval()
+    on_gpu.load_state_dict(model.state_dict())
+    videos = propagator(model), propagator(on_gpu.cuda())
+    for t, frame in enumerate(frames):
+        mask = blocks(1, 2, 3) if t == 0 else None
+        cpu, gpu = (video.step(frame, mask) for video in videos)
+        assert (cpu == gpu).mean() >= 0.999
