@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from PIL import Image
 from datasets.filelists import Video
 from datasets.geometry import MAX_ANGLE, rotate
 from datasets.liquid import apply_map, draw_pulls, liquid_map
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 STILL_SIZE = (512, 320)  # (width, height)
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
@@ -109,10 +113,23 @@ class StillClips:
 
 
 def frame_gaps(videos: Sequence[Video], gap: int, seconds: float) -> list[int]:
-    """The gap of each video [frames]: `seconds` where it is above 0 and the rate is in its `video.json`, else `gap`."""
-    gaps = []
-    for video in videos:
-        record = video.frames[0].parent / "video.json"
-        known = seconds > 0 and record.is_file()
-        gaps.append(max(1, round(seconds * json.loads(record.read_text())["fps"])) if known else gap)
-    return gaps
+    """The gap of each video [frames]: `gap`, or `seconds` where that is above 0 and the video's rate is known.
+
+    `tools/prepare_data.py` leaves the rate in a video's folder, in `video.json`. `UserError` where no rate is known.
+    """
+    if not seconds:
+        return [gap] * len(videos)
+    rates = [_rate(video.frames[0].parent / "video.json") for video in videos]
+    known = len(rates) - rates.count(None)
+    if not known:
+        raise UserError(f"DATASET.FRAME_GAP_SECONDS = {seconds} needs videos of known rate, and no folder has a "
+                        "video.json with fps; make them with tools/prepare_data.py or use DATASET.FRAME_GAP")
+    logger.info("the rate of %d of %d videos is known, the others take FRAME_GAP = %d", known, len(videos), gap)
+    return [gap if rate is None else max(1, round(seconds * rate)) for rate in rates]
+
+
+def _rate(path: Path) -> float | None:
+    try:
+        return json.loads(path.read_text())["fps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -34,8 +34,7 @@ def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
 def log_index(index: dict[str, Any], length: int) -> None:
     """Say on a few lines what the index holds."""
     sizes = ", ".join(f"{count} of {size}" for size, count in list(index["sizes"].items())[:3])
-    logger.info("%d videos, %d frames (%s%s)", index["videos"], index["frames"], sizes,
-                ", ..." if len(index["sizes"]) > 3 else "")
+    logger.info("%d videos, %d frames; most frequent sizes: %s", index["videos"], index["frames"], sizes or "none")
     for key, why in (("too_short", f"skipped, shorter than {length} frames"), ("broken", "with a broken first frame")):
         if index[key]:
             logger.warning("%d videos %s: %s%s", len(index[key]), why, ", ".join(index[key][:5]),

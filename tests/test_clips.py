@@ -89,6 +89,9 @@ def test_a_gap_in_seconds_counts_where_the_rate_is_known(tmp_path):
     assert frame_gaps([known, unknown], 2, 0) == [2, 2]
     assert frame_gaps([known, unknown], 2, 0.2) == [6, 2]
     assert frame_gaps([known], 2, 0.001) == [1]
+    (tmp_path / "b/video.json").write_text("{}")
+    with pytest.raises(UserError, match=r"FRAME_GAP_SECONDS = 0.2 .*prepare_data"):
+        frame_gaps([unknown], 2, 0.2)
 
 
 # --- reading ---
