@@ -35,7 +35,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             return np.array(image, dtype=np.uint8)
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist; check the path") from None
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
         raise UserError(f"mask {path} cannot be read as an image ({error}); replace the file") from error
 
 

@@ -1,0 +1,138 @@
+"""J and F of DAVIS for folders of masks, with the official package's protocol, numbers and files.
+
+    python evaluation_method.py --task semi-supervised --davis_path DAVIS --results_path output/merge_vos
+    python evaluation_method.py --gt_path ANNOTATIONS --results_path MASKS --include_first_last
+    python evaluation_method.py --davis_path DAVIS --results_path output/cls_vos output/merge_vos --report report.html
+
+Writes into every results folder `global_results-<set>.csv`, `per-sequence_results-<set>.csv` and `results-<set>.json`
+(the unrounded values, of every frame too), always from the masks that are there now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tools.evaluation_report import write_report
+from utils.davis_evaluation import (
+    TASKS,
+    Evaluation,
+    Protocol,
+    available_processors,
+    davis_ground_truth,
+    evaluate_folders,
+    folder_ground_truth,
+)
+from utils.errors import UserError, run_script
+from utils.files import replacing
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="default: %(default)s")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--davis_path", metavar="DIR", help="DAVIS 2017: ImageSets/2017, Annotations/480p, "
+                       "JPEGImages/480p (the pictures are for --report only)")
+    truth.add_argument("--gt_path", metavar="DIR", help="any folder with one folder of masks a sequence: all sequences "
+                       "that the results have too, and all objects, each from where it appears")
+    parser.add_argument("--results_path", metavar="DIR", nargs="+", required=True,
+                        help="one or more folders with one folder of masks a sequence")
+    parser.add_argument("--set", default="val", help="list of sequences of --davis_path (val, train, test-dev), and "
+                        "the end of the files' names; default: %(default)s")
+    parser.add_argument("--include_first_last", action="store_true",
+                        help="score the first and the last frame too, as DAVIS does for the task unsupervised only")
+    parser.add_argument("--allow-missing", action="store_true", help="missing frames and sequences are empty masks")
+    parser.add_argument("--workers", type=int, default=available_processors(), help="processes; default: %(default)s")
+    parser.add_argument("--report", metavar="HTML", help="write a page with tables, curves and the worst frames")
+    parser.add_argument("--images_path", metavar="DIR", help="frames for the report's pictures, one folder a sequence; "
+                        "default: JPEGImages/480p of --davis_path, JPEGImages beside --gt_path")
+    return parser.parse_args()
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need, the first to the left, the numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+             for row in (header, ["-" * width for width in widths], *rows)]
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def print_tables(evaluations: list[Evaluation]) -> None:
+    """The global table, a row a folder, then the objects of each folder."""
+    columns = list(evaluations[0].means)
+    rows = [[str(e.results), *(f"{value:.3f}" for value in e.means.values())] for e in evaluations]
+    print(table(["Results", *columns], rows))
+    for evaluation in evaluations:
+        print(f"\n{evaluation.results}: {len(evaluation.sequences)} sequences, {len(evaluation.objects)} objects")
+        header, rows = ["Object", "J-Mean", "F-Mean"], []
+        for sequence in evaluation.sequences:
+            rows += [[row.name, f"{row.J.mean:.3f}", f"{row.F.mean:.3f}", str(len(sequence.missing))]
+                     for row in sequence.objects]
+        if evaluation.n_missing:
+            print(f"{evaluation.n_missing} missing frames counted as empty masks")
+            header.append("Missing")
+        print(table(header, [row[:len(header)] for row in rows]))
+
+
+def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
+    """A table as the official package writes it: three decimals."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    with replacing(path) as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def as_json(evaluation: Evaluation, protocol: Protocol) -> dict:
+    """All values unrounded; `null` at a frame that is not scored."""
+    def per_frame(values: np.ndarray) -> list[float | None]:
+        return [None if np.isnan(value) else value for value in values.tolist()]
+
+    objects = {row.name: {"J": row.J._asdict(), "F": row.F._asdict()} for row in evaluation.objects}
+    sequences = {}
+    for s in evaluation.sequences:
+        tracks = [{"id": k, "id_in_results": proposal, "J": per_frame(J), "F": per_frame(F)}
+                  for k, proposal, J, F in zip(s.scores.ids, s.scores.proposals, s.scores.J, s.scores.F)]
+        sequences[s.sequence] = {"frames": s.frames, "missing": s.missing, "objects": tracks}
+    return {"task": protocol.task, "first_and_last_frame": protocol.all_frames, "missing_frames": evaluation.n_missing,
+            "global": evaluation.means, "objects": objects, "sequences": sequences}
+
+
+def write_results(evaluation: Evaluation, protocol: Protocol, subset: str) -> None:
+    """The official package's two tables and the JSON file, into the results folder."""
+    folder = evaluation.results
+    write_csv(folder / f"global_results-{subset}.csv", list(evaluation.means), [list(evaluation.means.values())])
+    write_csv(folder / f"per-sequence_results-{subset}.csv", ["Sequence", "J-Mean", "F-Mean"],
+              [[row.name, row.J.mean, row.F.mean] for row in evaluation.objects])
+    with replacing(folder / f"results-{subset}.json") as temporary:
+        temporary.write_text(json.dumps(as_json(evaluation, protocol), indent=1))
+
+
+def main() -> None:
+    """Check, score, print, write."""
+    args = parse_arguments()
+    if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report is an HTML file; {args.report} does not end in .html")
+    protocol = Protocol(args.task, args.include_first_last, args.allow_missing)
+    if args.davis_path:
+        truth = davis_ground_truth(args.davis_path, args.set, args.task)
+    else:
+        truth = folder_ground_truth(args.gt_path, args.results_path)
+    evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers, progress=True)
+    print_tables(evaluations)
+    for evaluation in evaluations:
+        write_results(evaluation, protocol, args.set)
+    if args.report:
+        write_report(args.report, evaluations, truth, args.images_path)
+        print(f"\nreport: {args.report}")
+
+
+if __name__ == "__main__":
+    run_script(main)

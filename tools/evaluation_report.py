@@ -1,0 +1,272 @@
+"""The evaluation as one HTML page: tables, curves and the worst frames. It needs no network and fits a phone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.davis_evaluation import Evaluation, GroundTruth, SequenceResult
+from utils.errors import UserError
+from utils.files import replacing
+from utils.masks import DAVIS_PALETTE, overlay, read_mask
+
+WORST_FRAMES = 3  # of each sequence
+PICTURE_WIDTH = 420  # [pixels]
+RESULT_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131")
+CHART = (460, 132)  # width and height [SVG units]
+
+STYLE = """
+:root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --bar: #cfe3ff; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1100px; padding: 1rem; color: #1f2328; background: #fff;
+       font: 15px/1.45 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: .2rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 0; } p { margin: .3rem 0; color: var(--soft); }
+.wide { overflow-x: auto; } .tall { max-height: 26rem; overflow: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+thead th { position: sticky; top: 0; background: #fff; z-index: 1; white-space: normal; vertical-align: bottom; }
+thead th:first-child { z-index: 2; }
+td.best { font-weight: 700; }
+td.bar { background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
+th button { all: unset; cursor: pointer; font-weight: 700; } th button:focus-visible { outline: 2px solid #1f6feb; }
+th[aria-sort=ascending] button::after { content: " \\25b2"; }
+th[aria-sort=descending] button::after { content: " \\25bc"; }
+section { border: 1px solid var(--line); border-radius: 8px; padding: .8rem; margin: .8rem 0; }
+.charts, .frame { display: grid; gap: .6rem; }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(280px, 100%), 1fr)); }
+.frame { grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
+@media (min-width: 700px) { .single { display: grid; gap: .6rem; grid-template-columns: repeat(3, 1fr); }
+  .single .frame { grid-template-columns: 1fr; gap: 0; align-content: start; } }
+svg { width: 100%; height: auto; display: block; } svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+figure { margin: .6rem 0 0; } figcaption { font-size: .85rem; color: var(--soft); }
+img { width: 100%; height: auto; display: block; border-radius: 4px; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .8em; }
+td .key, p .key:first-child { margin-left: 0; }
+.warning { color: #9a3412; font-weight: 600; } a { color: #0969da; text-decoration: none; }
+"""
+
+SORTING = """
+for (const table of document.querySelectorAll("table.sortable"))
+  table.querySelectorAll("thead th").forEach((head, column) => head.firstChild.addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const value = row => row.children[column].dataset.value;
+    const order = (a, b) => column ? value(a) - value(b) : value(a).localeCompare(value(b), "en", {numeric: true});
+    const rows = [...table.tBodies[0].rows].sort((a, b) => up ? order(a, b) : order(b, a));
+    table.tBodies[0].append(...rows);
+  }));
+"""
+
+
+def write_report(path: str | Path, evaluations: Sequence[Evaluation], truth: GroundTruth,
+                 images: str | Path | None = None) -> None:
+    """Write the page of one or more results that were scored against one ground truth."""
+    page = _page(evaluations, truth, Path(images) if images else truth.images)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path) -> str:
+    names = _names(evaluations)
+    first = evaluations[0]
+    frames = sum(len(sequence.frames) for sequence in first.sequences)
+    missing = [f"<p class=warning>{escape(name)}: {e.n_missing} missing frames counted as empty masks</p>"
+               for name, e in zip(names, evaluations) if e.n_missing]
+    sequences = [_sequence_section(names, results, evaluations, truth, images)
+                 for results in zip(*(evaluation.sequences for evaluation in evaluations))]
+    return f"""<!doctype html>
+<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
+<title>J&amp;F of {escape(", ".join(names))}</title><style>{STYLE}</style>
+<h1>J&amp;F of {escape(", ".join(names))}</h1>
+<p>{first.sequences[0].task}: {len(first.sequences)} sequences, {len(first.objects)} objects, {frames} frames,
+ground truth {escape(str(truth.masks))}</p>{"".join(missing)}
+<h2>All objects</h2>{_global_table(names, evaluations)}
+<h2>Object by object</h2><p>A heading sorts by its column; a name leads to its sequence.</p>
+{_object_table(names, evaluations)}
+<h2>Sequence by sequence</h2><p>J and F of every scored frame{", mean over the objects" if len(names) > 1 else ""};
+below them the {WORST_FRAMES} worst frames, which the dots mark. The yellow line on a result is the outline of the
+truth.</p>
+{"".join(sequences)}<script>{SORTING}</script></html>
+"""
+
+
+def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The folders' own names, or their whole paths where two have the same."""
+    names = [evaluation.results.resolve().name for evaluation in evaluations]
+    return names if len(set(names)) == len(names) else [str(evaluation.results) for evaluation in evaluations]
+
+
+def _global_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
+    columns = list(evaluations[0].means)
+    best = {c: (min if c.endswith("Decay") else max)(e.means[c] for e in evaluations) for c in columns}
+    rows = []
+    for colour, name, evaluation in zip(_colours(len(names)), names, evaluations):
+        cells = "".join(f"<td{' class=best' * (len(names) > 1 and value == best[c])}>{value:.3f}"
+                        for c, value in evaluation.means.items())
+        rows.append(f"<tr><td>{_key(colour) * (len(names) > 1)}{escape(name)}{cells}")
+    head = "".join(f"<th>{escape(column)}" for column in columns)
+    return f"<div class=wide><table><thead><tr><th>Results{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+def _object_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
+    """One result: all its statistics. Several: J&F, J and F of each, and what the last has more than the first."""
+    several = len(names) > 1
+    kinds = ("Mean", "Recall", "Decay")
+    heads = ["Object"]
+    heads += [f"{column} {name}" for name in names for column in ("J&F", "J", "F")] if several else \
+        ["J&F-Mean", *(f"{metric}-{kind}" for metric in "JF" for kind in kinds)]
+    heads += [f"{names[-1]} − {names[0]}"] * several
+    rows = []
+    for results in zip(*(evaluation.sequences for evaluation in evaluations)):
+        sequence = escape(results[0].sequence)
+        for objects in zip(*(sorted(result.objects, key=lambda row: row.id) for result in results)):
+            cells = []
+            for row in objects:
+                values = (row.J.mean, row.F.mean) if several else (*row.J, *row.F)
+                cells += [_cell(row.mean, bar=True), *map(_cell, values)]
+            cells += [_cell(objects[-1].mean - objects[0].mean, sign="+")] * several
+            name = f"{sequence}_{objects[0].id}"
+            rows.append(f'<tr><td data-value="{name}"><a href="#{sequence}">{name}</a>{"".join(cells)}')
+    head = "".join(f"<th><button>{escape(column)}</button>" for column in heads)
+    return (f'<div class="wide tall"><table class=sortable><thead><tr>{head}</thead><tbody>{"".join(rows)}</tbody>'
+            "</table></div>")
+
+
+def _cell(value: float, bar: bool = False, sign: str = "") -> str:
+    """A number, over a bar of its length where asked for."""
+    style = f' class=bar style="--share:{100 * value:.1f}%"' if bar else ""
+    return f"<td data-value={value}{style}>{value:{sign}.3f}"
+
+
+def _sequence_section(names: Sequence[str], results: Sequence[SequenceResult], evaluations: Sequence[Evaluation],
+                      truth: GroundTruth, images: Path) -> str:
+    """Curves and worst frames of one sequence."""
+    sequence = results[0]
+    worst = _worst_frames(results)
+    lines = list(_lines(names, results))
+    legend = "".join(f"{_key(colour)}{escape(name)}" for name, colour, _ in lines)
+    charts = "".join(_chart(metric, sequence.frames, [(colour, values[metric]) for _, colour, values in lines], worst)
+                     for metric in "JF")
+    missing = [f"{escape(name)}: {len(result.missing)} missing frames counted as empty masks"
+               for name, result in zip(names, results) if result.missing]
+    warning = f"<p class=warning>{'; '.join(missing)}</p>" * bool(missing)
+    folders = [folder / sequence.sequence for folder in (truth.masks, *(e.results for e in evaluations))]
+    figures = "".join(_figures(names, results, t, folders, images / sequence.sequence) for t in worst)
+    name = escape(sequence.sequence)
+    return (f"<section id='{name}'><h3>{name}</h3>{warning}<p>{legend}</p><div class=charts>{charts}</div>"
+            f"<div{' class=single' * (len(names) == 1)}>{figures}</div></section>")
+
+
+def _figures(names: Sequence[str], results: Sequence[SequenceResult], t: int, folders: Sequence[Path],
+             images: Path) -> str:
+    """Frame number `t`: the truth and the results beside each other."""
+    frame = results[0].frames[t]
+    captions = ["ground truth"]
+    for name, result in zip(names, results):
+        J, F = (np.nanmean(values[:, t]) for values in (result.scores.J, result.scores.F))
+        captions.append(f"{escape(name)}: J {J:.3f}, F {F:.3f}")
+    figures = [f"<figure><img alt='{caption}' src='{picture}'><figcaption>{escape(frame)} {caption}</figcaption>"
+               "</figure>" for caption, picture in zip(captions, _pictures(images / frame, folders))]
+    return f"<div class=frame>{''.join(figures)}</div>"
+
+
+def _lines(names: Sequence[str], results: Sequence[SequenceResult]) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
+    """Name, colour and J and F [T] of what a chart compares: the results, or the objects of the only one."""
+    if len(results) > 1:
+        for name, colour, result in zip(names, _colours(len(names)), results):
+            yield name, colour, {m: _mean(getattr(result.scores, m)) for m in "JF"}
+        return
+    scores = results[0].scores
+    for k, J, F in zip(scores.ids, scores.J, scores.F):
+        yield f"object {k}", "#{:02x}{:02x}{:02x}".format(*DAVIS_PALETTE[k]), {"J": J, "F": F}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """[N,T] to [T]: the mean over the objects that are scored, NaN where none is."""
+    scored = ~np.isnan(values)
+    return np.where(scored.any(axis=0), np.nansum(values, axis=0) / np.maximum(scored.sum(axis=0), 1), np.nan)
+
+
+def _worst_frames(results: Sequence[SequenceResult]) -> list[int]:
+    """Numbers of the frames with the lowest J&F of any result, an eighth of the sequence apart, in order of time."""
+    values = np.min([_mean(result.scores.J) + _mean(result.scores.F) for result in results], axis=0)
+    apart = len(values) // 8
+    chosen: list[int] = []
+    for t in np.argsort(values)[:np.count_nonzero(~np.isnan(values))]:
+        if len(chosen) < WORST_FRAMES and all(abs(t - other) > apart for other in chosen):
+            chosen.append(int(t))
+    return sorted(chosen)
+
+
+def _chart(metric: str, frames: Sequence[str], lines: list[tuple[str, np.ndarray]], marked: Sequence[int]) -> str:
+    """Curves over the frames as SVG; a value that is not scored leaves a gap."""
+    width, height = CHART
+    left, right, top, bottom = 28, width - 8, 18, height - 18
+
+    def place(t: int, value: float) -> str:
+        return f"{left + (right - left) * t / max(1, len(frames) - 1):.1f} {bottom - (bottom - top) * value:.1f}"
+
+    parts = [f"<text x=0 y=11 style='font-weight:700'>{metric}</text>"]
+    for level in (0, 0.5, 1):
+        x, y = place(0, level).split()
+        parts.append(f"<path d='M{x} {y}H{right}' stroke='#d8dee4'/>"
+                     f"<text x=22 y={float(y) + 4} text-anchor=end>{level}</text>")
+    parts += [f"<text x={left} y={height - 4}>{escape(frames[0])}</text>",
+              f"<text x={right} y={height - 4} text-anchor=end>{escape(frames[-1])}</text>"]
+    for colour, values in lines:
+        scored = ~np.isnan(values)
+        path = "".join(f"{'L' if t and scored[t - 1] else 'M'}{place(t, values[t])}" for t in np.flatnonzero(scored))
+        parts.append(f"<path d='{path}' fill=none stroke='{colour}' stroke-width=1.8 stroke-linejoin=round />")
+        for t in marked:
+            if scored[t]:
+                x, y = place(t, values[t]).split()
+                parts.append(f"<circle cx={x} cy={y} r=3.5 fill='{colour}'>"
+                             f"<title>{escape(frames[t])}: {values[t]:.3f}</title></circle>")
+    return f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{metric} over time'>{''.join(parts)}</svg>"
+
+
+def _pictures(image: Path, folders: Sequence[Path]) -> Iterator[str]:
+    """The masks of one frame drawn on it (on grey where there is no picture), as data URIs: truth, then results.
+
+    On the results the outline of the truth is yellow.
+    """
+    masks = [read_mask(folders[0] / f"{image.name}.png")]
+    for folder in folders[1:]:
+        path = folder / f"{image.name}.png"
+        masks.append(read_mask(path) if path.exists() else np.zeros_like(masks[0]))
+    found = [path for suffix in (".jpg", ".jpeg", ".png") if (path := image.with_name(image.name + suffix)).exists()]
+    H, W = masks[0].shape
+    picture = cv2.imread(str(found[0])) if found else np.full((H, W, 3), 96, np.uint8)
+    if picture is None:
+        raise UserError(f"{found[0]} cannot be read as an image; replace the file")
+    size = (PICTURE_WIDTH, max(1, round(H * PICTURE_WIDTH / W)))
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    truth, *predictions = (cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in masks)
+    yield _as_uri(overlay(picture, truth))
+    outline = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    for prediction in predictions:
+        drawn = overlay(picture, prediction)
+        drawn[outline] = (255, 214, 10)
+        yield _as_uri(drawn)
+
+
+def _as_uri(picture: np.ndarray) -> str:
+    """RGB [h,w,3] as JPEG in a data URI."""
+    data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def _colours(n: int) -> list[str]:
+    return [RESULT_COLOURS[i % len(RESULT_COLOURS)] for i in range(n)]
+
+
+def _key(colour: str) -> str:
+    return f"<span class=key style='background:{colour}'></span>"

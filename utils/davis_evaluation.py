@@ -1,0 +1,320 @@
+"""From folders of masks to J and F: finds the sequences, lists everything that is wrong with them, and scores them.
+
+    ground truth  <masks>/<sequence>/<frame>.png      results  <folder>/<sequence>/<frame>.png
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from utils.davis_metrics import VOID, Scores, Statistics, object_births, score_proposals, score_tracks, statistics
+from utils.errors import UserError
+from utils.masks import object_ids, read_mask
+
+TASKS = ("semi-supervised", "unsupervised")
+MAX_PROPOSALS = 20
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Where the true masks are and which of them count."""
+
+    masks: Path
+    sequences: list[str]
+    images: Path  # <images>/<sequence>/<frame>.jpg; need not exist
+    from_first_frame: bool  # objects are 1 ... the highest id of the first frame (DAVIS), else all ids of all frames
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is scored. DAVIS leaves out the first and the last frame of the task `semi-supervised`."""
+
+    task: str = "semi-supervised"
+    include_first_last: bool = False
+    allow_missing: bool = False  # frames and sequences that are not there count as empty masks
+
+    @property
+    def all_frames(self) -> bool:
+        """Whether the first and the last frame are scored too."""
+        return self.include_first_last or self.task == "unsupervised"
+
+
+class ObjectResult(NamedTuple):
+    """The row of one object in a table."""
+
+    name: str  # as in the official table
+    id: int  # in the ground truth
+    J: Statistics
+    F: Statistics
+
+    @property
+    def mean(self) -> float:
+        """J&F of the object."""
+        return (self.J.mean + self.F.mean) / 2
+
+
+@dataclass(frozen=True)
+class SequenceResult:
+    """J and F of a sequence at every annotated frame."""
+
+    sequence: str
+    frames: list[str]
+    scores: Scores
+    missing: list[str]  # frames that counted as empty masks
+    task: str
+
+    @property
+    def objects(self) -> list[ObjectResult]:
+        """One row an object that has a scored frame; proposals are numbered, as in the official package."""
+        scores = self.scores
+        numbers = scores.ids if self.task == "semi-supervised" else range(1, len(scores.ids) + 1)
+        return [ObjectResult(f"{self.sequence}_{number}", k, statistics(J), statistics(F))
+                for number, k, J, F in zip(numbers, scores.ids, scores.J, scores.F) if not np.isnan(J).all()]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one results folder."""
+
+    results: Path
+    sequences: list[SequenceResult]
+
+    @cached_property
+    def objects(self) -> list[ObjectResult]:
+        """The objects of all sequences."""
+        return [row for sequence in self.sequences for row in sequence.objects]
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Means over all objects, under the column names of the official table."""
+        J, F = (np.mean([getattr(row, metric) for row in self.objects], axis=0) for metric in "JF")
+        columns = {f"{metric}-{name}": float(value) for metric, values in (("J", J), ("F", F))
+                   for name, value in zip(("Mean", "Recall", "Decay"), values)}
+        return {"J&F-Mean": (columns["J-Mean"] + columns["F-Mean"]) / 2, **columns}
+
+    @property
+    def n_missing(self) -> int:
+        """Frames that counted as empty masks."""
+        return sum(len(sequence.missing) for sequence in self.sequences)
+
+
+def _folder(path: str | Path, flag: str, content: str) -> Path:
+    if not Path(path).is_dir():
+        raise UserError(f"{flag} is a folder that holds {content}; {path} does not exist; check the path")
+    return Path(path)
+
+
+def davis_ground_truth(root: str | Path, subset: str, task: str) -> GroundTruth:
+    """The ground truth of DAVIS 2017 under `root`; `UserError` where a part of it is not there."""
+    root = _folder(root, "--davis_path", "ImageSets/, Annotations/ and JPEGImages/")
+    unsupervised = task == "unsupervised"
+    year = "2019" if unsupervised and subset.startswith("test") else "2017"
+    listing = root / "ImageSets" / year / f"{subset}.txt"
+    if not listing.is_file():
+        found = sorted(str(path.relative_to(root)) for path in root.glob("ImageSets/*/*.txt"))
+        raise UserError(f"the sequences of --set {subset} are read from {listing}, which does not exist (found: "
+                        f"{', '.join(found) or 'no list at all'}); write one sequence name a line there, or give "
+                        "--gt_path DIR, which needs no list")
+    masks = root / ("Annotations_unsupervised" if unsupervised else "Annotations") / "480p"
+    if not masks.is_dir():
+        raise UserError(f"the ground truth of the task {task} is read from {masks}, which does not exist; download it")
+    sequences = listing.read_text().split()
+    if not sequences:
+        raise UserError(f"{listing} names no sequence; write one a line")
+    return GroundTruth(masks, sequences, root / "JPEGImages" / "480p", from_first_frame=True)
+
+
+def folder_ground_truth(masks: str | Path, results: Sequence[str | Path]) -> GroundTruth:
+    """The sequences that a folder of true masks shares with all of the results folders."""
+    results = [_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
+    masks = _folder(masks, "--gt_path", "one folder of index PNGs a sequence")
+    known = {path.name for path in masks.iterdir() if path.is_dir()}
+    shared = known.intersection(*({path.name for path in folder.iterdir()} for folder in results))
+    if not shared:
+        raise UserError(f"a sequence is evaluated where {masks} and the results have a folder of its name; none is in "
+                        f"both {masks} and {', '.join(map(str, results))}; check the paths")
+    return GroundTruth(masks, sorted(shared), masks.parent / "JPEGImages", from_first_frame=False)
+
+
+def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol: Protocol | None = None,
+                     workers: int = 1, progress: bool = False) -> list[Evaluation]:
+    """Score one or more results folders against one ground truth, in `workers` processes.
+
+    Every sequence is checked before it is scored, and where anything is wrong anywhere nothing is returned: one
+    `UserError` lists it all. What the folders' listings already show stops the scoring from the start.
+    """
+    protocol = protocol or Protocol()
+    folders = [_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
+    jobs = [_Job.find(folder, name, truth, protocol) for folder in folders for name in truth.sequences]
+    run = partial(_run, from_first_frame=truth.from_first_frame, protocol=protocol,
+                  score=not any(job.problems for job in jobs))
+    by_size = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].frames))  # long ones first: processes end together
+    runs = _map(run, [jobs[i] for i in by_size], min(workers, len(jobs)))
+    finished = list(tqdm(runs, "evaluating", len(jobs), unit="sequence", disable=not progress))
+    outcomes = [outcome for _, outcome in sorted(zip(by_size, finished), key=lambda pair: pair[0])]
+    problems = [f"{job.results}: {line}" for job, outcome in zip(jobs, outcomes) if isinstance(outcome, list)
+                for line in outcome]
+    if problems:
+        missing = any(job.missing for job in jobs) and not protocol.allow_missing
+        hint = ", or let --allow-missing take what is missing as empty masks" * missing
+        raise UserError(f"nothing was evaluated; put the following right{hint}\n  " + "\n  ".join(problems))
+    n = len(truth.sequences)
+    evaluations = [Evaluation(folder, outcomes[k * n:(k + 1) * n]) for k, folder in enumerate(folders)]
+    if not evaluations[0].objects:
+        raise UserError(f"an object counts from the frame after its first on; no object of {truth.masks} has such a "
+                        "frame; --include_first_last scores all frames")
+    return evaluations
+
+
+def _map(function, jobs: list, workers: int) -> Iterator:
+    """`map`, in this process or in several."""
+    if workers <= 1:
+        yield from map(function, jobs)
+        return
+    try:
+        # OpenCV's own threads do not survive a fork, and would fight over the processors.
+        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+            yield from pool.map(function, jobs)
+    except BrokenProcessPool:
+        raise UserError(f"one of the {workers} processes was ended from outside, probably for want of memory; "
+                        "use fewer --workers") from None
+
+
+def available_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shorten(names: Sequence[str], most: int = 6) -> str:
+    """A list of names that fits a line."""
+    return " ".join(names) if len(names) <= most else f"{' '.join(names[:most - 1])} ... {names[-1]}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One sequence of one results folder, and what its listing already shows to be wrong."""
+
+    sequence: str
+    results: Path
+    truth: Path
+    frames: list[str]  # annotated frames
+    scored: range  # numbers of those that are scored
+    missing: list[str]  # scored frames without a result
+    problems: list[str]
+
+    @staticmethod
+    def find(results: Path, sequence: str, truth: GroundTruth, protocol: Protocol) -> _Job:
+        """List the folders of a sequence."""
+        folder = truth.masks / sequence
+        frames = sorted(path.stem for path in folder.glob("*.png"))
+        scored = range(len(frames)) if protocol.all_frames else range(1, len(frames) - 1)
+        there = {path.stem for path in (results / sequence).glob("*.png")}
+        missing = [frames[t] for t in scored if frames[t] not in there]
+        problems = []
+        if not scored:
+            problems.append(f"nothing to score: {len(frames)} annotated frames in {folder}" +
+                            (", of which the first and the last are left out" if frames else ""))
+        elif missing and not protocol.allow_missing:
+            problems.append(f"{len(missing)} of {len(scored)} frames are missing: {shorten(missing)}" if there
+                            else "the whole sequence is missing")
+        return _Job(sequence, results / sequence, folder, frames, scored, missing, problems)
+
+
+class _MistakesError(Exception):
+    """What is wrong with a sequence, one line a kind of mistake."""
+
+
+class _Reader:
+    """Reads the mask pairs of a sequence and collects what is wrong with them."""
+
+    def __init__(self, job: _Job, from_first_frame: bool):
+        self.job = job
+        self.mistakes: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
+        listed = job.frames[:1] if from_first_frame else job.frames
+        births = object_births(mask for frame in listed if (mask := self._read(job.truth, frame)) is not None)
+        self.truth_is_255 = list(births) == [VOID]
+        if self.truth_is_255:
+            births = {1: births[VOID]}
+        elif from_first_frame:
+            births = dict.fromkeys(range(1, max(births, default=0) + 1), 0)
+        if not births and not self.mistakes:
+            self._note(f"no object in the ground truth {job.truth}", listed[0])
+        self.births = births  # object -> number of the frame in which its mask is given
+
+    def pairs(self, known: Collection[int]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+        """Truth and prediction of every frame, uint8 [H,W], or None where it is not scored.
+
+        From the first mistake on nothing more is yielded; the rest is checked and `_MistakesError` raised.
+        """
+        for t, frame in enumerate(self.job.frames):
+            pair = self._pair(frame, known) if t in self.job.scored else None
+            if not self.mistakes:
+                yield pair
+        if self.mistakes:
+            raise _MistakesError(*(self._describe(*item) for item in self.mistakes.items()))
+
+    def _pair(self, frame: str, known: Collection[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        truth = self._read(self.job.truth, frame)
+        if truth is not None and self.truth_is_255:
+            truth = (truth == VOID).astype(np.uint8)
+        if frame in self.job.missing:
+            return None if truth is None else (truth, np.zeros_like(truth))
+        prediction = self._read(self.job.results, frame)
+        if truth is None or prediction is None:
+            return None
+        if truth.shape != prediction.shape:
+            (H, W), (h, w) = truth.shape, prediction.shape
+            self._note(f"not of the ground truth's size {W}x{H}", frame, f"{w}x{h}")
+            return None
+        if list(self.births) == [1]:
+            prediction[prediction == VOID] = 1  # one object may be written as 255, as in DAVIS 2016
+        unknown = sorted(set(object_ids(prediction)) - set(known))
+        if unknown:
+            self._note(f"ids other than {shorten(list(map(str, known)))}", frame, shorten(list(map(str, unknown))))
+        return truth, prediction
+
+    def _read(self, folder: Path, frame: str) -> np.ndarray | None:
+        try:
+            return read_mask(folder / f"{frame}.png")
+        except UserError as error:
+            self._note("no readable index mask", frame, str(error))
+            return None
+
+    def _note(self, kind: str, frame: str, detail: str = "") -> None:
+        self.mistakes.setdefault(kind, {})[frame] = detail
+
+    def _describe(self, kind: str, frames: dict[str, str]) -> str:
+        first = next(iter(frames.values()))
+        notes = [f"{len(frames)} frames"] * (len(frames) > 1) + [f"the first: {first}"] * bool(first)
+        return f"{kind}: {shorten(list(frames))}" + f" ({'; '.join(notes)})" * bool(notes)
+
+
+def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> SequenceResult | list[str]:
+    """Check one sequence, and score it where nothing is wrong and `score`; else return what is wrong."""
+    if not job.scored:
+        return job.problems
+    reader = _Reader(job, from_first_frame)
+    ids = list(reader.births)
+    unsupervised = protocol.task == "unsupervised"
+    pairs = reader.pairs(range(1, MAX_PROPOSALS + 1) if unsupervised else ids)
+    try:
+        if not score:
+            for _ in pairs:
+                pass
+            return job.problems
+        scores = score_proposals(pairs, ids) if unsupervised else \
+            score_tracks(pairs, reader.births, protocol.include_first_last)
+    except _MistakesError as mistakes:
+        return [*job.problems, *mistakes.args]
+    return SequenceResult(job.sequence, job.frames, scores, job.missing, protocol.task)
