@@ -8,11 +8,11 @@ from pathlib import Path
 from datasets.clips import StillClips, VideoClips, frame_gaps
 from datasets.filelists import Video, list_stills, locate_list, read_training_list, scan_videos
 from datasets.index import index_videos, keep_index, log_index
-from datasets.training import TrainingClips, collate, init_worker, raise_error
+from datasets.training import TrainingClips, checked, collate, init_worker
 from datasets.views import ColourViews, DenseViews, ViewGeometry
 from utils.errors import UserError
 
-__all__ = ["build_train_dataset", "collate", "init_worker", "raise_error"]
+__all__ = ["build_train_dataset", "checked", "collate", "init_worker"]
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrainingClips(Dataset):
 
     A clip with a frame that cannot be decoded is replaced by another one, drawn from the sample's own generator; the
     file is logged and listed in `failed`. When no replacement is found either, the sample is `{"error": message}`: an
-    exception would reach the user with a worker's traceback in it, `raise_error` makes it a `UserError` outside.
+    exception would reach the user with a worker's traceback in it, `checked` makes it a `UserError` outside.
     """
 
     def __init__(self, source: VideoClips | StillClips, recipes: dict[str, Callable], *, seed: int,
@@ -67,12 +68,15 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return default_collate([{key: sample[key] for key in sample if key not in texts} for sample in samples]) | texts
 
 
-def raise_error(batch: dict[str, Any]) -> None:
-    """Raise what kept a batch from being made, as `UserError`."""
+def checked(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch, or what kept it from being made as `UserError`."""
     if "error" in batch:
         raise UserError(batch["error"])
+    return batch
 
 
 def init_worker(worker: int) -> None:
-    """Set up a loader process: the workers are the parallelism, OpenCV starts no threads of its own."""
+    """Set up a loader process: no threads of its own, and signals are the training process's business."""
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import build_train_dataset, collate, init_worker, raise_error
+from datasets import build_train_dataset, checked, collate, init_worker
 from datasets.clips import BrokenFrameError, StillClips, VideoClips, draw_positions, frame_gaps, read_frame
 from datasets.filelists import Video
 from datasets.sampler import EpochBatchSampler
@@ -192,7 +192,7 @@ def test_a_broken_clip_is_replaced_named_and_listed(root, caplog):
     assert any(record.levelno == logging.WARNING and sample["failed"][0] in record.message for record in caplog.records)
     batch = collate([sample, dataset[(1, 1)]])
     assert batch["failed"] == sample["failed"] and batch["clip"] == [sample["clip"], "JPEGImages/v1"]
-    raise_error(batch)
+    checked(batch)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -203,7 +203,7 @@ def test_when_all_is_broken_the_user_reads_one_clear_line(root, workers):
     loader = DataLoader(build(root), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
     with pytest.raises(UserError, match=r"3 attempts, the last at .*\.jpg") as caught:
         for batch in loader:
-            raise_error(batch)
+            checked(batch)
     assert "Traceback" not in str(caught.value)
 
 

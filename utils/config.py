@@ -86,6 +86,8 @@ class DatasetSettings:
     RND_ZOOM_RANGE: tuple[float, float] = _range_within(0.01, 1)
     GUIDED_HFLIP: bool = _switch()
     FRAME_GAP: int = _at_least(1)
+    FRAME_GAP_SECONDS: float = _at_least(0)
+    REDUCED_DECODE: bool = _switch()
 
 
 @dataclass(frozen=True)

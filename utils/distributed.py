@@ -56,6 +56,15 @@ def gather_objects(local: object) -> list:
     return everything
 
 
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the processes' whole numbers."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor(number, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes, in one collective."""
     if world_size() == 1:

@@ -48,3 +48,29 @@ class StageClock:
         """In words: `decode 2 %, encode 31 %, ...` of the time of all stages."""
         total = sum(self.seconds.values()) or 1.0
         return ", ".join(f"{name} {100 * seconds / total:.0f} %" for name, seconds in self.seconds.items())
+
+
+class Meter:
+    """Speed of a training loop since the last reading, and the share of time that it waited for data."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def passing(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Pass batches on, noting how long each one kept us waiting."""
+        iterator, done = iter(batches), object()
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, done)
+            if batch is done:
+                return
+            self._waited, self._steps = self._waited + time.perf_counter() - asked, self._steps + 1
+            yield batch
+
+    def reading(self) -> dict[str, float]:
+        """Clips a second and the share of waiting since the last reading."""
+        seconds = time.perf_counter() - self._start
+        reading = {"clips_per_second": self._steps * self._batch_size / seconds, "data_wait": self._waited / seconds}
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        return reading

@@ -1,0 +1,83 @@
+"""What the objective sees of one clip, as pictures for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.color import rebuild_colors
+
+
+@torch.no_grad()
+def training_pictures(model: nn.Module, batch: Mapping[str, Mapping[str, Tensor]], *, temperature: float,
+                      color_mode: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Views, edge weights, warped view, target and its reconstruction of the batch's first clip, frames side by side.
+
+    Args:
+        model: the network, left in the mode it is in.
+        batch: normalised views as the objective takes them.
+        temperature: as in `color_loss`; the pictures are rebuilt without negatives.
+        color_mode: what the target's channels are: LAB, AB or RGB.
+        size: [width, height] of one frame, pixels.
+
+    Returns:
+        name to uint8 RGB [height, T*width, 3].
+    """
+    views = {name: value[0].float() for name, value in batch["color"].items()}
+    frames, target = batch["color"]["view_a"][:1], batch["color"]["target"][:1]
+    mode = model.training
+    model.eval()  # statistics of a single clip must not enter the running ones
+    features = model(frames[0], dense=False).q_color[None]
+    model.train(mode)
+    rebuilt = rebuild_colors(features, target, temperature=temperature, negatives=False)[0]  # [T,(T-1)hw,P]
+    cells = features.shape[-2] * features.shape[-1]
+    successors = torch.stack([rebuilt[i, i * cells:(i + 1) * cells] if i < len(rebuilt) - 1 else rebuilt[i, :cells]
+                              for i in range(len(rebuilt))])  # frame i+1 from frame i, the first from the last
+    patch = target.shape[-1] // features.shape[-1]
+    rebuilt_pixels = F.pixel_shuffle(successors.transpose(1, 2).unflatten(2, features.shape[-2:]), patch)
+    show = {"view a": _denormalised(views["view_a"]), "target": _as_rgb(views["target"], color_mode),
+            "target rebuilt from the frame before": _as_rgb(rebuilt_pixels.roll(1, 0), color_mode)}
+    if "edge" in views:
+        show["edge weight"] = _grey((views["edge"] - 1) / 4)
+    if "view_b" in views:
+        show["view b"] = _denormalised(views["view_b"])
+        grid = F.interpolate(views["grid"].permute(0, 3, 1, 2), views["view_a"].shape[-2:], mode="bilinear")
+        show["view a warped to b"] = _denormalised(F.grid_sample(views["view_a"], grid.permute(0, 2, 3, 1),
+                                                                 padding_mode="reflection", align_corners=False))
+    if "dense" in batch:
+        show |= {f"dense {name.replace('_', ' ')}": _denormalised(batch["dense"][name][0].float())
+                 for name in ("view_1", "view_2")}
+    return {f"views/{name}": _strip(frames, size) for name, frames in show.items()}
+
+
+def _denormalised(frames: Tensor) -> np.ndarray:
+    """Normalised [T,3,H,W] to uint8 [T,H,W,3], contrast stretched over the clip."""
+    low, high = frames.amin((0, 2, 3), keepdim=True), frames.amax((0, 2, 3), keepdim=True)
+    return _bytes((frames - low) / (high - low).clamp_min(1e-6))
+
+
+def _grey(maps: Tensor) -> np.ndarray:
+    return _bytes(maps.expand(-1, 3, -1, -1))
+
+
+def _as_rgb(target: Tensor, color_mode: str) -> np.ndarray:
+    """[T,3,H,W] in [0,1] to uint8 RGB; chroma that was stretched stays so, AB is shown at middle lightness."""
+    pixels = _bytes(target)
+    if color_mode == "RGB":
+        return pixels
+    if color_mode == "AB":
+        pixels[..., 0] = 128
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_LAB2RGB) for frame in pixels])
+
+
+def _bytes(frames: Tensor) -> np.ndarray:
+    return (frames.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _strip(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.concatenate([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames], axis=1)

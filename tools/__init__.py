@@ -1,0 +1,1 @@
+"""Secondary commands; they stand where the scripts stand and may import everything."""

@@ -1,0 +1,178 @@
+"""The whole method in minutes on a CPU, on data that it makes itself: train, predict, evaluate, look.
+
+    python tools/demo.py [--output demo_output] [--seed 0]
+
+Makes clips in the layouts of YouTube-VOS, COCO and DAVIS, trains the smallest model on the clips with the real
+training command, carries the first masks through the validation videos with each feature, and prints J&F beside that
+of the same network before training. The output folder is replaced when it is one that this demo made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+
+import cv2
+import numpy as np
+
+from models import build_model
+from tools.synthetic import Clip, make_clip, write_davis, write_jpeg, write_video
+from utils.checkpoint import save_checkpoint
+from utils.config import FEATURE_KEYS, REPOSITORY, load_settings, load_train_config, resolved
+from utils.errors import UserError, run_script
+from utils.masks import overlay, read_mask
+from utils.seed import seed_everything
+
+SIZE = (256, 192)  # (width, height) of the made frames [pixels]
+TRAINING_CLIPS, TRAINING_FRAMES = 48, 12
+VALIDATION_CLIPS, VALIDATION_FRAMES = 4, 20
+STILLS = 8
+MARK = "made_by_the_demo"  # a file in the output folder: what carries it may be replaced
+TRAIN_CONFIG = {"base": str(REPOSITORY / "data/configs/train_config_default_S.json"), "exp": "demo", "video_len": 3}
+SETTINGS = {"DATASET.CROP_SIZE": [128, 128], "DATASET.SMALLEST_RANGE": [128, 161], "TRAIN.BATCH_SIZE": 4,
+            "TRAIN.NUM_EPOCHS": 25, "TRAIN.NUM_WORKERS": 1, "MODEL.LR": 1e-3, "LOG.ITER_TRAIN": 12,
+            "TB.ITER_IMAGES": 100, "TEST.INFER_WH": list(SIZE)}
+
+
+def main() -> int:
+    """Make data, train, predict and evaluate before and after, show."""
+    args = parse_arguments()
+    start, folder = time.time(), fresh_folder(args.output)
+    clips = make_data(folder / "data", args.seed)
+    untrained = save_untrained(folder / "untrained.pth", args.seed)
+    train(folder, args.seed)
+    scores = {}
+    for name, model in (("untrained", untrained), ("trained", folder / "snapshots/demo/final.pth")):
+        for key in FEATURE_KEYS:
+            predict(folder, model, key, folder / "masks" / name)
+            scores[name, key] = evaluate(folder, folder / "masks" / name / f"{key}_vos")
+    best = max(FEATURE_KEYS, key=lambda key: scores["trained", key])
+    sheet = contact_sheet(folder, clips, best)
+    return report(folder, scores, sheet, time.time() - start)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Where to and which seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"))
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder; one that the demo made before is replaced, any other is refused."""
+    if path.exists():
+        if not (path / MARK).exists():
+            raise UserError(f"the demo replaces only a folder that it made; {path} is another: give --output")
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    (path / MARK).touch()
+    return path.resolve()
+
+
+def make_data(root: Path, seed: int) -> dict[str, Clip]:
+    """Write training clips, stills and labelled validation videos; returns the latter."""
+    rng = np.random.default_rng(seed)
+    for number in range(TRAINING_CLIPS):
+        write_video(root / f"JPEGImages/clip_{number:02d}",
+                    make_clip(rng, frames=TRAINING_FRAMES, size=SIZE, objects=3).frames)
+    for number in range(STILLS):
+        write_jpeg(root / f"COCO/train2017/{number:03d}.jpg", make_clip(rng, frames=1, size=SIZE, objects=4).frames[0])
+    clips = {f"made_{number}": make_clip(rng, frames=VALIDATION_FRAMES, size=SIZE, objects=3, late=number == 0)
+             for number in range(VALIDATION_CLIPS)}
+    write_davis(root / "davis2017", clips)
+    lines = [f"1 davis2017/JPEGImages/480p/{name}/{t:05d}.jpg davis2017/Annotations/480p/{name}/{t:05d}.png\n"
+             for name in clips for t in range(VALIDATION_FRAMES)]
+    (root / "filelists").mkdir()
+    (root / "filelists/val_demo.txt").write_text("".join(lines))
+    (root.parent / "train_config.json").write_text(json.dumps(TRAIN_CONFIG, indent=4) + "\n")
+    return clips
+
+
+def save_untrained(path: Path, seed: int) -> Path:
+    """The network that training begins with, as a model file."""
+    config = load_train_config(path.parent / "train_config.json")
+    seed_everything(seed)
+    model = build_model(config, load_settings())
+    save_checkpoint(path, {"model": model.state_dict(), "train_config": resolved(config)})
+    return path
+
+
+def train(folder: Path, seed: int) -> None:
+    """The training command on the made clips."""
+    run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", folder / "train_config.json",
+        "--seed", seed, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *overrides(folder))
+
+
+def predict(folder: Path, model: Path, key: str, output: Path) -> None:
+    """The inference command with one of the three features."""
+    run("infer_vos_dul.py", "--infer-list", "filelists/val_demo", "--mask-output-dir", output, "--seed", 0,
+        "--resume", model, *overrides(folder), "TEST.KEY", key)
+
+
+def evaluate(folder: Path, results: Path) -> float:
+    """The evaluation command; J&F in percent."""
+    run("evaluation_method.py", "--task", "semi-supervised", "--davis_path", folder / "data/davis2017",
+        "--results_path", results)
+    with open(results / "global_results-val.csv") as file:
+        return 100 * float(next(csv.DictReader(file))["J&F-Mean"])
+
+
+def overrides(folder: Path) -> list:
+    """The settings that every command of the demo shares, as `--set` words."""
+    pairs = {"DATASET.ROOT": folder / "data", **SETTINGS}
+    return ["--set", *(word for key, value in pairs.items() for word in (key, value))]
+
+
+def run(*words: object) -> None:
+    """Run one of the repository's commands, its messages passed on; its failure is ours."""
+    command = [str(word) for word in words]
+    print("\n$ python " + " ".join(command), flush=True)
+    status = subprocess.run([sys.executable, *command], cwd=REPOSITORY).returncode
+    if status:
+        raise UserError(f"the demo needs every command to end well; {command[0]} ended with status {status}")
+
+
+def contact_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
+    """One picture: for each video the truth, the untrained and the trained prediction at five times."""
+    times, rows = np.linspace(0, VALIDATION_FRAMES - 1, 5).astype(int), []
+    for name, clip in clips.items():
+        results = {"truth": clip.masks} | {
+            label: [read_mask(folder / "masks" / label / f"{key}_vos" / name / f"{t:05d}.png")
+                    for t in range(VALIDATION_FRAMES)] for label in ("untrained", "trained")}
+        for label, masks in results.items():
+            row = np.hstack([overlay(clip.frames[t], masks[t]) for t in times])
+            cv2.putText(row, f"{name}: {label} ({key})", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3)
+            cv2.putText(row, f"{name}: {label} ({key})", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+            rows.append(row)
+    path = folder / "contact_sheet.png"
+    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    return path
+
+
+def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seconds: float) -> int:
+    """Print the table and say whether training helped; status 1 where it did not."""
+    print(f"\nJ&F on {VALIDATION_CLIPS} made videos (%)\n{'':12}" + "".join(f"{key:>9}" for key in FEATURE_KEYS))
+    for name in ("untrained", "trained"):
+        print(f"{name:12}" + "".join(f"{scores[name, key]:9.1f}" for key in FEATURE_KEYS))
+    gains = [scores["trained", key] - scores["untrained", key] for key in FEATURE_KEYS]
+    print(f"{'gain':12}" + "".join(f"{gain:+9.1f}" for gain in gains))
+    helped = gains[FEATURE_KEYS.index("merge")] > 0
+    print("\nTraining helped the merged feature." if helped else
+          "\nTraining did NOT help the merged feature: something is wrong, or the seed is unlucky.")
+    print(f"Overlays: {folder}/masks/*/*_vis   contact sheet: {sheet}\nCurves: tensorboard --logdir {folder}/logs\n"
+          f"Training from the made stills: the training command above with --exp demo_stills --coco\n"
+          f"{seconds:.0f} s in all")
+    return 0 if helped else 1
+
+
+if __name__ == "__main__":
+    run_script(main)

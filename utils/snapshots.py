@@ -1,0 +1,68 @@
+"""The checkpoints of one experiment: `last.pth` to resume, `epoch_NNN.pth` to use, `final.pth` their average."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from utils.checkpoint import average_models, read_checkpoint, save_checkpoint
+from utils.errors import UserError
+
+KEEP_EVERY = 20  # epochs between two kept checkpoints
+AVERAGED = 10  # the last epochs, all kept, whose mean is the final model
+
+logger = logging.getLogger(__name__)
+
+
+class Snapshots:
+    """Files of the experiment in `folder`; the one before the newest resumable checkpoint stays as well."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.last, self.previous, self.final = (folder / f"{n}.pth" for n in ("last", "previous", "final"))
+
+    def exist(self) -> bool:
+        """Whether this experiment has written anything."""
+        return any(self.folder.glob("*.pth"))
+
+    def save_last(self, contents: dict[str, Any]) -> None:
+        """Replace the resumable checkpoint; until the new one is whole the old one stays where it is."""
+        fresh = self.folder / "fresh.pth"
+        save_checkpoint(fresh, contents)
+        if self.last.exists():
+            os.replace(self.last, self.previous)
+        os.replace(fresh, self.last)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest complete resumable checkpoint, or None where there is none."""
+        found = [path for path in (self.folder / "fresh.pth", self.last, self.previous) if path.exists()]
+        for path in found:
+            try:
+                contents = read_checkpoint(path)
+            except UserError as error:
+                logger.warning("%s; trying the one before", error)
+                continue
+            if "training" in contents:
+                logger.info("resuming from %s", path)
+                return contents
+        if found:
+            raise UserError(f"no checkpoint in {self.folder} is complete ({', '.join(p.name for p in found)}); "
+                            "remove the folder to start again")
+        return None
+
+    def save_epoch(self, contents: dict[str, Any], epoch: int, epochs: int) -> None:
+        """Keep this epoch's model if it is a twentieth one or one of those that are averaged."""
+        if epoch % KEEP_EVERY == 0 or epoch > epochs - AVERAGED:
+            save_checkpoint(self._epoch(epoch), contents)
+
+    def save_final(self, contents: dict[str, Any], epochs: int) -> None:
+        """Write `contents` with the mean of the last epochs' models."""
+        averaged = range(max(1, epochs - AVERAGED + 1), epochs + 1)
+        states = [read_checkpoint(self._epoch(epoch))["model"] for epoch in averaged]
+        contents["provenance"]["averaged_epochs"] = list(averaged)
+        save_checkpoint(self.final, {**contents, "model": average_models(states)})
+
+    def _epoch(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch:03d}.pth"
