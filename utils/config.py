@@ -8,6 +8,7 @@ what is allowed.
 from __future__ import annotations
 
 import json
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -287,9 +288,9 @@ def _coerce(value: Any, hint: Any) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise TypeError
         return tuple(_coerce(v, part) for v, part in zip(value, parts))
-    if hint is float and (isinstance(value, str) or type(value) is int):
+    if hint is float and type(value) in (float, int, str):
         number = float(value)  # YAML 1.1 reads 1e-4 as text
-        if number != number or abs(number) == float("inf"):
+        if not math.isfinite(number):
             raise ValueError
         return number
     if type(value) is not hint:

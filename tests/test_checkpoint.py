@@ -1,0 +1,81 @@
+"""Model files: safe reading, whole writing, averaging, and what they say of themselves."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from utils.checkpoint import average_models, read_checkpoint, save_checkpoint
+from utils.config import REPOSITORY
+from utils.errors import UserError
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_hostile_file_is_refused_and_not_run(tmp_path):
+    hostile = {"model": Payload(tmp_path / "owned")}
+    (tmp_path / "raw.pkl").write_bytes(pickle.dumps(hostile, protocol=2))
+    torch.save(hostile, tmp_path / "zip.pkl")
+    for name in ("raw.pkl", "zip.pkl"):
+        with pytest.raises(UserError, match=name):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("contents", [{"weights": {}}, {"model": {"a": "text"}}, [1]])
+def test_other_contents_are_refused(tmp_path, contents):
+    torch.save(contents, tmp_path / "m.pkl")
+    with pytest.raises(UserError, match=r"m\.pkl"):
+        read_checkpoint(tmp_path / "m.pkl")
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "m.pth", {"model": {"a": torch.zeros(1000)}})
+    data = (tmp_path / "m.pth").read_bytes()
+    (tmp_path / "m.pth").write_bytes(data[:-100])
+    with pytest.raises(UserError, match=r"m\.pth"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "m.pth", {"model": {"a": torch.ones(1)}})
+
+    def full(contents, path):
+        path.write_bytes(b"begun")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"m\.pth"):
+        save_checkpoint(tmp_path / "m.pth", {"model": {"a": torch.zeros(1)}})
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
+    assert read_checkpoint(tmp_path / "m.pth")["model"]["a"] == 1
+
+
+def test_the_average_leaves_counters_out():
+    states = [{"w": torch.tensor([float(i), 2.0]), "num_batches_tracked": torch.tensor(i)} for i in (1, 2, 6)]
+    average = average_models(states)
+    assert average.keys() == {"w"} and average["w"].tolist() == [3, 2] and average["w"].dtype == torch.float32
+
+
+def test_the_command_prints_what_made_the_model(tmp_path):
+    save_checkpoint(tmp_path / "m.pth", {"model": {"a": torch.zeros(2, 3)}, "train_config": {"exp": "mine"},
+                                         "provenance": {"seed": 41}, "training": {"optimiser": {}}})
+    show = lambda *words: subprocess.run([sys.executable, "-m", "utils.checkpoint", *map(str, words)], text=True,
+                                         cwd=REPOSITORY, capture_output=True)
+    done = show(tmp_path / "m.pth")
+    assert done.returncode == 0
+    assert '"exp": "mine"' in done.stdout and '"seed": 41' in done.stdout and "optimiser" not in done.stdout
+    for words in ((), (tmp_path / "none.pth",)):
+        failed = show(*words)
+        assert failed.returncode == 1 and failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr

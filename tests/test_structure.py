@@ -1,0 +1,47 @@
+"""The layout is one that a reader can trust: imports point one way and no function needs scrolling."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {"utils": {"utils"}, "models": {"models", "utils"}, "datasets": {"datasets", "utils"},
+              "losses": {"losses", "utils"}}
+OURS = {*MAY_IMPORT, "tools", "benchmarks", "tests"}
+LONGEST_FUNCTION = 70  # lines
+PRODUCT = [*ROOT.glob("*.py"), *(path for layer in (*MAY_IMPORT, "tools") for path in (ROOT / layer).rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    layer = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT.get(layer, OURS - {"tests", "benchmarks"})
+    assert imported(ast.parse(path.read_text())) & OURS <= allowed
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_fit_a_screen(path):
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    assert [f.name for f in functions if f.end_lineno - f.lineno >= LONGEST_FUNCTION] == []
+
+
+@pytest.mark.parametrize("layer", ["models", "datasets", "losses"])
+def test_only_builders_see_the_config(layer):
+    tree = ast.Module([node for path in (ROOT / layer).rglob("*.py") for node in ast.parse(path.read_text()).body], [])
+    takers = [f.name for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)
+              and {"settings", "train_config"} & {a.arg for a in (*f.args.args, *f.args.kwonlyargs)}]
+    assert [name for name in takers if not name.startswith("build_")] == []
