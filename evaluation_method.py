@@ -27,6 +27,7 @@ from utils.davis_evaluation import (
     davis_ground_truth,
     evaluate_folders,
     folder_ground_truth,
+    shorten,
 )
 from utils.errors import UserError, run_script
 from utils.files import replacing
@@ -70,6 +71,9 @@ def print_tables(evaluations: list[Evaluation]) -> None:
     print(table(["Results", *columns], rows))
     for evaluation in evaluations:
         print(f"\n{evaluation.results}: {len(evaluation.sequences)} sequences, {len(evaluation.objects)} objects")
+        empty = [sequence.sequence for sequence in evaluation.sequences if not sequence.objects]
+        if empty:
+            print(f"no object is scored in {shorten(empty)}")
         header, rows = ["Object", "J-Mean", "F-Mean"], []
         for sequence in evaluation.sequences:
             rows += [[row.name, f"{row.J.mean:.3f}", f"{row.F.mean:.3f}", str(len(sequence.missing))]
@@ -125,6 +129,8 @@ def main() -> None:
         truth = davis_ground_truth(args.davis_path, args.set, args.task)
     else:
         truth = folder_ground_truth(args.gt_path, args.results_path)
+        if truth.left_out:
+            print(f"not evaluated, because the results lack them: {shorten(truth.left_out)}")
     evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers, progress=True)
     print_tables(evaluations)
     for evaluation in evaluations:

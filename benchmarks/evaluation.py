@@ -4,15 +4,18 @@
 
 Contenders, each a process of its own from start to written tables:
   ours      evaluation_method.py with --workers processes
-  plain     the definition step by step, on whole frames in float64, one process: what the official package does
+  plain     the definition step by step on whole frames, one process: the official package's way, but leaner, since
+            that one also holds the masks of all objects of a sequence in float64
   official  davis2017-evaluation, one process (it has no other way)
   vos       vos-benchmark with --workers processes
-The last two are no dependencies: they run where --baseline_python names an interpreter that has them.
+The last two are no dependencies: they run where --baseline_python names an interpreter that has them. On a machine
+that does other work too, the processor's seconds say more than the clock's.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -148,21 +151,24 @@ def main() -> None:
         (davis / "ImageSets/2017").mkdir(parents=True)
         (davis / "ImageSets/2017/val.txt").write_text("\n".join(names))
         commands = contenders(args, davis, results)
-        seconds, scores = {name: [] for name in commands}, {}
+        seconds, scores = {name: [] for name in commands}, {}  # wall clock and processor, of every run
         for _ in range(args.runs):
             for name, command in commands.items():
-                start = time.perf_counter()
+                before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
                 done = subprocess.run(command, capture_output=True, text=True)
-                seconds[name].append(time.perf_counter() - start)
+                wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+                processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                seconds[name].append((wall, processor))
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
                 scores[name] = score_of(name, done.stdout, results)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{args.sequences * args.frames} frames, {args.workers} processes, median of {args.runs}, baseline: each row "
-          "against ours")
-    print("| contender | seconds | times ours | J&F |\n|---|---|---|---|")
-    for name, value in medians.items():
-        print(f"| {name} | {value:.1f} | {value / medians['ours']:.1f} | {scores[name]:.3f} |")
+    medians = {name: [statistics.median(column) for column in zip(*runs)] for name, runs in seconds.items()}
+    print(f"{args.sequences * args.frames} frames, {args.workers} processes, medians of {args.runs} runs in turn; the "
+          "ratios are of each row to ours")
+    print("| contender | seconds | ratio | processor seconds | ratio | J&F |\n|---|---|---|---|---|---|")
+    for name, values in medians.items():
+        cells = [f"{value:.1f} | {value / own:.1f}" for value, own in zip(values, medians["ours"])]
+        print(f"| {name} | {' | '.join(cells)} | {scores[name]:.3f} |")
 
 
 if __name__ == "__main__":

@@ -164,6 +164,23 @@ def test_unsupervised_scores_all_frames_of_the_best_matching(davis, tmp_path):
         evaluate(truth, tmp_path / "results", task="unsupervised")
 
 
+def test_sequences_without_a_scored_object_add_nothing_and_are_named(davis, tmp_path):
+    empty = [np.zeros((48, 80), np.uint8)] * 4
+    late_only = [*empty[:3], drawn(0)[0]]
+    for name, masks in (("none", empty), ("last", late_only), ("ant", drawn(0))):
+        write(tmp_path / "gt" / name, masks)
+        write(tmp_path / "other" / name, masks)
+    write(tmp_path / "gt/unpredicted", empty)
+    done = command("--gt_path", tmp_path / "gt", "--results_path", tmp_path / "other", "--report", tmp_path / "r.html")
+    assert done.returncode == 0, done.stderr
+    assert "no object is scored in last none" in done.stdout and "lack them: unpredicted" in done.stdout
+    assert list(json.loads((tmp_path / "other/results-val.json").read_text())["objects"]) == ["ant_1", "ant_2"]
+    everything = evaluate(folder_ground_truth(tmp_path / "gt", [tmp_path / "other"]), tmp_path / "other",
+                          task="unsupervised")
+    assert [row.name for row in everything.objects] == ["ant_1", "ant_2", "last_1", "last_2"]
+    assert everything.means["J&F-Mean"] == 1
+
+
 def test_problems_are_listed_all_at_once(davis, tmp_path):
     results = tmp_path / "results"
     for name in ("cow", "dog", "eel", "fox", "gnu"):

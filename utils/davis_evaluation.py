@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ class GroundTruth:
     sequences: list[str]
     images: Path  # <images>/<sequence>/<frame>.jpg; need not exist
     from_first_frame: bool  # objects are 1 ... the highest id of the first frame (DAVIS), else all ids of all frames
+    left_out: tuple[str, ...] = ()  # sequences that are not evaluated because the results lack them
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def folder_ground_truth(masks: str | Path, results: Sequence[str | Path]) -> Gro
     if not shared:
         raise UserError(f"a sequence is evaluated where {masks} and the results have a folder of its name; none is in "
                         f"both {masks} and {', '.join(map(str, results))}; check the paths")
-    return GroundTruth(masks, sorted(shared), masks.parent / "JPEGImages", from_first_frame=False)
+    return GroundTruth(masks, sorted(shared), masks.parent / "JPEGImages", from_first_frame=False,
+                       left_out=tuple(sorted(known - shared)))
 
 
 def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol: Protocol | None = None,
@@ -196,8 +198,9 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shorten(names: Sequence[str], most: int = 6) -> str:
-    """A list of names that fits a line."""
+def shorten(items: Iterable, most: int = 6) -> str:
+    """A list that fits a line."""
+    names = [str(item) for item in items]
     return " ".join(names) if len(names) <= most else f"{' '.join(names[:most - 1])} ... {names[-1]}"
 
 
@@ -231,8 +234,31 @@ class _Job:
         return _Job(sequence, results / sequence, folder, frames, scored, missing, problems)
 
 
-class _MistakesError(Exception):
-    """What is wrong with a sequence, one line a kind of mistake."""
+class Mistakes:
+    """What is wrong with the masks of a sequence: each kind of mistake with the frames that have it."""
+
+    def __init__(self):
+        self._frames: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
+
+    def note(self, kind: str, frame: str, detail: str = "") -> None:
+        """Add a frame to those with a kind of mistake."""
+        self._frames.setdefault(kind, {})[frame] = detail
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
+    def lines(self) -> list[str]:
+        """One line a kind, with the detail of its first frame."""
+        return [self._line(kind, list(frames), next(iter(frames.values()))) for kind, frames in self._frames.items()]
+
+    @staticmethod
+    def _line(kind: str, frames: list[str], first: str) -> str:
+        notes = [f"{len(frames)} frames"] * (len(frames) > 1) + [f"the first: {first}"] * bool(first)
+        return f"{kind}: {shorten(frames)}" + f" ({'; '.join(notes)})" * bool(notes)
+
+
+class _WrongMasksError(Exception):
+    """Ends the scoring of a sequence whose masks have mistakes."""
 
 
 class _Reader:
@@ -240,7 +266,7 @@ class _Reader:
 
     def __init__(self, job: _Job, from_first_frame: bool):
         self.job = job
-        self.mistakes: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
+        self.mistakes = Mistakes()
         listed = job.frames[:1] if from_first_frame else job.frames
         births = object_births(mask for frame in listed if (mask := self._read(job.truth, frame)) is not None)
         self.truth_is_255 = list(births) == [VOID]
@@ -248,21 +274,19 @@ class _Reader:
             births = {1: births[VOID]}
         elif from_first_frame:
             births = dict.fromkeys(range(1, max(births, default=0) + 1), 0)
-        if not births and not self.mistakes:
-            self._note(f"no object in the ground truth {job.truth}", listed[0])
         self.births = births  # object -> number of the frame in which its mask is given
 
     def pairs(self, known: Collection[int]) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
         """Truth and prediction of every frame, uint8 [H,W], or None where it is not scored.
 
-        From the first mistake on nothing more is yielded; the rest is checked and `_MistakesError` raised.
+        From the first mistake on nothing more is yielded; the rest is checked and `_WrongMasksError` raised.
         """
         for t, frame in enumerate(self.job.frames):
             pair = self._pair(frame, known) if t in self.job.scored else None
             if not self.mistakes:
                 yield pair
         if self.mistakes:
-            raise _MistakesError(*(self._describe(*item) for item in self.mistakes.items()))
+            raise _WrongMasksError
 
     def _pair(self, frame: str, known: Collection[int]) -> tuple[np.ndarray, np.ndarray] | None:
         truth = self._read(self.job.truth, frame)
@@ -275,29 +299,21 @@ class _Reader:
             return None
         if truth.shape != prediction.shape:
             (H, W), (h, w) = truth.shape, prediction.shape
-            self._note(f"not of the ground truth's size {W}x{H}", frame, f"{w}x{h}")
+            self.mistakes.note(f"not of the ground truth's size {W}x{H}", frame, f"{w}x{h}")
             return None
         if list(self.births) == [1]:
             prediction[prediction == VOID] = 1  # one object may be written as 255, as in DAVIS 2016
         unknown = sorted(set(object_ids(prediction)) - set(known))
         if unknown:
-            self._note(f"ids other than {shorten(list(map(str, known)))}", frame, shorten(list(map(str, unknown))))
+            self.mistakes.note(f"ids other than {shorten(known)}", frame, shorten(unknown))
         return truth, prediction
 
     def _read(self, folder: Path, frame: str) -> np.ndarray | None:
         try:
             return read_mask(folder / f"{frame}.png")
         except UserError as error:
-            self._note("no readable index mask", frame, str(error))
+            self.mistakes.note("no readable index mask", frame, str(error))
             return None
-
-    def _note(self, kind: str, frame: str, detail: str = "") -> None:
-        self.mistakes.setdefault(kind, {})[frame] = detail
-
-    def _describe(self, kind: str, frames: dict[str, str]) -> str:
-        first = next(iter(frames.values()))
-        notes = [f"{len(frames)} frames"] * (len(frames) > 1) + [f"the first: {first}"] * bool(first)
-        return f"{kind}: {shorten(list(frames))}" + f" ({'; '.join(notes)})" * bool(notes)
 
 
 def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> SequenceResult | list[str]:
@@ -315,6 +331,6 @@ def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> 
             return job.problems
         scores = score_proposals(pairs, ids) if unsupervised else \
             score_tracks(pairs, reader.births, protocol.include_first_last)
-    except _MistakesError as mistakes:
-        return [*job.problems, *mistakes.args]
+    except _WrongMasksError:
+        return [*job.problems, *reader.mistakes.lines()]
     return SequenceResult(job.sequence, job.frames, scores, job.missing, protocol.task)
