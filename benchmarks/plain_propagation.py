@@ -1,39 +1,46 @@
-"""The plain routine: every position against the whole context. The reference of the tests and the baseline of the benchmark."""
+"""The plain routine, every position against the whole context: reference of the tests, baseline of benchmarks."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
-def propagate_plainly(
-    query: Tensor, context: Tensor, labels: Tensor, *, knn: int, radius: float, temperature: float, queries_at_once: int = 100
-) -> Tensor:
+@lru_cache(1)
+def radius_mask(h: int, w: int, radius: float) -> Tensor:
+    """0 for two positions strictly within the radius of each other, else -inf, [hw,hw]; made once a video."""
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], 1).float()  # [hw,2]
+    outside = sum((axis[:, None] - axis).square() for axis in places.unbind(1)) >= radius**2
+    return torch.zeros(outside.shape).masked_fill_(outside, -torch.inf)
+
+
+def propagate_plainly(query: Tensor, context: Tensor, labels: Tensor, *, knn: int, radius: float, temperature: float,
+                      queries_at_once: int = 100) -> Tensor:
     """Soft labels of a frame by its nearest neighbours in the context (DESIGN section 8).
 
     Args:
         query: [C,h,w] features, L2-normalised over C.
         context: [N,C,h,w] features; number 0 is unrestricted, the others count strictly within `radius` [positions].
         labels: [N,M,h,w] soft labels of the context.
-        knn: Neighbours of a position; all candidates where there are fewer.
-        radius: Largest Euclidean distance on the feature map, itself excluded.
-        temperature: Divides similarities before the softmax.
-        queries_at_once: Rows of the similarity matrix that exist at one time.
+        knn: neighbours of a position; all candidates where there are fewer.
+        radius: largest Euclidean distance on the feature map, itself excluded.
+        temperature: divides similarities before the softmax.
+        queries_at_once: rows of the similarity matrix that exist at one time.
 
     Returns:
         [M,h,w] predicted soft labels.
     """
     N, C, h, w = context.shape
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    places = torch.stack([rows.flatten(), columns.flatten()], 1).float().to(query.device)  # [hw,2]
+    mask = radius_mask(h, w, radius).to(query.device)
     keys = context.permute(0, 2, 3, 1).reshape(N * h * w, C)
     values = labels.permute(0, 2, 3, 1).reshape(N * h * w, -1)
     output = []
-    for some, where in zip(query.flatten(1).t().split(queries_at_once), places.split(queries_at_once)):
-        outside = (where[:, None] - places).square().sum(2) >= radius**2  # [q,hw]
-        mask = torch.zeros_like(outside, dtype=torch.float32).masked_fill_(outside, -torch.inf)
+    for some, far in zip(query.flatten(1).t().split(queries_at_once), mask.split(queries_at_once)):
         similarity = some @ keys.t()  # [q,N*hw]
-        similarity[:, h * w :] += mask.repeat(1, N - 1)
+        similarity[:, h * w:] += far.repeat(1, N - 1)
         best, index = similarity.topk(min(knn, N * h * w), dim=1)
         weights = (best / temperature).softmax(1)  # a masked candidate weighs exp(-inf) = 0
         output.append((weights[:, :, None] * values[index]).sum(1))

@@ -1,58 +1,268 @@
-"""k-nearest-neighbour label propagation (DESIGN section 8)."""
+"""k-nearest-neighbour label propagation: soft labels of a frame from its most similar context positions (DESIGN 8).
+
+    engine = NeighbourPropagation(knn=10, radius=12, temperature=0.05)
+    memory = Memory(engine.prepare(features), labels)       # [C,h,w] of unit length over C, [M,h,w]
+    labels = engine(engine.prepare(next_features), memory, [memory])
+
+A query is a position of the new frame, a candidate a position of a context frame. Candidates are numbered: frame by
+frame, the reference first, then the recent ones by first appearance; within a frame in the order of `FrameStore`. Of
+equal similarities the candidate with the lower number counts.
+
+On a CPU the exact search has three steps (`frame_store` has the mathematics). Candidates are taken in groups: up to
+seven frames at one position, or seven positions of the reference. (1) One cheap product bounds every group's
+similarities. (2) The most promising groups' similarities are computed in float32. Where the k-th best of them exceeds
+what the bound leaves to the other groups, the k best are found: proven. (3) The remaining queries are tried again with
+more groups, and what is left then is compared with every candidate.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from models.frame_store import GROUP, FrameStore, PreparedFeatures
+from utils.errors import UserError
 
-@dataclass(eq=False)
-class PreparedFeatures:
-    """One frame's features in the layout of the search; made by `NeighbourPropagation.prepare`."""
+METHODS = ("exact", "fast")
+TRIES = {"exact": (32, 160), "fast": (16,)}  # groups computed for a query, in turn; fast takes what it finds
+QUERIES = 240  # searched at a time where memory allows; more only makes windows wider
+EXHAUSTIVE_SHARE = 4  # an exhaustive search takes this many times fewer: its rows are as long as the context
+CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
+INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
+STALE = 0.25  # share of queries unproven at a try that calls for a new basis
+HOPELESS = 0.5  # share above which another try costs more than comparing with everything
+BASIS_LIFE = 20  # frames that a basis serves at least
 
-    rows: Tensor  # [hw,C]
-    height: int
-    width: int
+warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
 
 
 class Memory(NamedTuple):
     """One entry of the context."""
 
-    features: PreparedFeatures
+    features: PreparedFeatures  # from `NeighbourPropagation.prepare`
     labels: Tensor  # [M,h,w] soft labels
 
 
-class NeighbourPropagation:
-    """Carries soft labels to a frame from its `knn` most similar positions in a context of frames."""
+class Best(NamedTuple):
+    """The neighbours of queries, best first; where there are fewer than k, the last have similarity -inf."""
 
-    def __init__(
-        self, *, knn: int, radius: float, temperature: float, method: str = "exact", max_memory: int | None = None
-    ):
+    similarity: Tensor  # [q,k] float32
+    candidate: Tensor  # [q,k] int64
+
+
+class Window(NamedTuple):
+    """The positions that queries can meet in a recent frame: a slice of them, and which of it are too far."""
+
+    positions: slice
+    far: Tensor  # [q,n] bool
+
+
+class NeighbourPropagation:
+    """Carries soft labels to a frame from its k most similar positions in a context of frames.
+
+    Args:
+        knn: neighbours of a position; all candidates where there are fewer.
+        radius: [positions] recent frames count strictly within this Euclidean distance on the feature map.
+        temperature: divides similarities before the softmax over the neighbours.
+        method: "exact", or "fast", which may miss a neighbour (CPU) or compares in bfloat16 (CUDA).
+        max_memory: [bytes] that features kept and the search may take together; None is no limit.
+    """
+
+    def __init__(self, *, knn: int, radius: float, temperature: float, method: str = "exact",
+                 max_memory: int | None = None):
+        if method not in METHODS:
+            raise UserError(f"propagation is one of {', '.join(METHODS)}; got {method}; choose one of them")
         self.knn, self.radius, self.temperature = knn, radius, temperature
         self.method, self.max_memory = method, max_memory
+        self._store: FrameStore | None = None
 
+    @torch.inference_mode()
     def prepare(self, features: Tensor) -> PreparedFeatures:
-        """Lay out features [C,h,w], L2-normalised over C, for the search; once a frame."""
-        C, h, w = features.shape
-        return PreparedFeatures(features.flatten(1).t().contiguous(), h, w)
+        """Store features [C,h,w] of unit length over C, once a frame; they stay for as long as the result lives."""
+        if self._store is None or (self._store.shape, self._store.device) != (features.shape, features.device):
+            self._store = FrameStore(features.shape, features.device, _bound_dtype(features.device))
+        return self._store.add(features)
 
+    @torch.inference_mode()
     def __call__(self, query: PreparedFeatures, reference: Memory, recent: Sequence[Memory]) -> Tensor:
-        """Predicted soft labels [M,h,w]: all positions of `reference`, those of `recent` strictly within `radius`."""
-        h, w = query.height, query.width
-        rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        places = torch.stack([rows.flatten(), columns.flatten()], 1).float().to(query.rows.device)  # [hw,2]
-        keys = torch.cat([memory.features.rows for memory in [reference, *recent]])  # [N*hw,C]
-        values = torch.cat([memory.labels.flatten(1).t() for memory in [reference, *recent]])  # [N*hw,M]
-        output = []
-        for some, where in zip(query.rows.split(256), places.split(256)):
-            outside = (where[:, None] - places).square().sum(2) >= self.radius**2  # [q,hw]
-            similarity = some @ keys.t()  # [q,N*hw]
-            similarity[:, h * w :].masked_fill_(outside.repeat(1, len(recent)), -torch.inf)
-            best, index = similarity.topk(min(self.knn, similarity.shape[1]), dim=1)
-            weights = (best / self.temperature).softmax(1)
-            output.append((weights[:, :, None] * values[index]).sum(1))
-        return torch.cat(output).t().reshape(-1, h, w)  # [M,h,w]
+        """Soft labels [M,h,w] of a frame: from all of `reference`, and from `recent` strictly within the radius.
+
+        `recent` is a multiset: an entry that stands in it n times is searched once and counts as n candidates.
+        """
+        store = query.store
+        keys = [(id(memory.features), id(memory.labels)) for memory in recent]
+        copies = Counter(keys)
+        context = [reference, *dict(zip(keys, recent)).values()]
+        if any(memory.features.store is not store for memory in context):
+            raise ValueError("query and context must be prepared by one engine from features of one shape and device")
+        slots = [memory.features.slot for memory in context]
+        best = self._search(store, query.slot, slots, self._tile(store, context))
+        counts = torch.tensor([1, *copies.values()], device=store.device)
+        labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
+        return store.from_lines(self._mix(best, counts, labels, store.size))
+
+    def _search(self, store: FrameStore, query: int, slots: list[int], tile: int) -> Best:
+        """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""
+        if store.device.type == "cuda" and importlib.util.find_spec("triton"):
+            from models.neighbours_triton import search_fused
+
+            return Best(*search_fused(store, query, slots, self.knn, self.radius, fast=self.method == "fast"))
+        best = Best(store.features.new_full((store.size, self.knn), -torch.inf),
+                    torch.zeros(store.size, self.knn, dtype=torch.long, device=store.device))
+        left = torch.arange(store.size, device=store.device)
+        if store.bound_dtype:
+            left = self._search_by_bounds(store, query, slots, best, tile)
+        for queries in left.split(max(tile // EXHAUSTIVE_SHARE, 1)) if len(left) else ():
+            best.similarity[queries], best.candidate[queries] = self._search_all(store, query, slots, queries)
+        return best
+
+    def _search_by_bounds(self, store: FrameStore, query: int, slots: list[int], best: Best, tile: int) -> Tensor:
+        """Fill `best` where the bounds prove it; the queries that are left."""
+        left, probes = torch.arange(store.size), store.probes(query)
+        for groups in TRIES[self.method]:
+            unproven = []
+            for queries in left.split(tile):
+                found, proven = self._search_groups(store, query, probes, slots, queries, groups)
+                best.similarity[queries], best.candidate[queries] = found
+                unproven.append(queries[~proven])
+            left = torch.cat(unproven)
+            if not len(left):
+                break
+            if len(left) > STALE * store.size and store.age > BASIS_LIFE:
+                store.learn_basis(query)
+                probes = store.probes(query)
+            if len(left) > HOPELESS * store.size:
+                break
+        return left
+
+    def _search_groups(self, store: FrameStore, query: int, probes: Tensor, slots: list[int], queries: Tensor,
+                       groups: int) -> tuple[Best, Tensor]:
+        """The k best of the most promising groups for `queries` [q], and whether these are the k best of all, [q]."""
+        bounds, members = self._bound_groups(store, probes[queries], slots, queries)
+        groups = min(groups, bounds.shape[1])
+        least, chosen = bounds.topk(groups, dim=1, largest=False, sorted=False)  # [q,g]
+        candidate = members[chosen]  # [q,g,GROUP]
+        candidate[least.view(probes.dtype) == torch.inf] = -1  # groups too far away
+        candidate = candidate.flatten(1)
+        rows = (torch.tensor(slots)[:, None] * store.size + torch.arange(store.size)).flatten()[candidate]
+        similarity = _products(store.features[query, queries], store.features.flatten(0, 1), rows)
+        best = _best(similarity.masked_fill_(candidate < 0, -torch.inf), candidate, self.knn)
+        if self.method == "fast" or groups == bounds.shape[1]:
+            return best, torch.ones(len(queries), dtype=torch.bool)
+        last = least.amax(1).view(probes.dtype)  # no group that was not chosen comes nearer
+        return best, best.similarity[:, -1] > store.largest_similarity(query, queries, slots, last)
+
+    def _bound_groups(self, store: FrameStore, probes: Tensor, slots: list[int],
+                      queries: Tensor) -> tuple[Tensor, Tensor]:
+        """The least D of each group as integers that order like it, [q,G], and its candidates, [G,GROUP] (-1: none)."""
+        (positions, far), integer = self._window(store, queries), INTEGER[probes.dtype]
+        window = torch.arange(positions.start, positions.stop)
+        product = probes.new_empty(far.shape)
+        bounds, members = [], []
+        for first in range(1, len(slots), GROUP):
+            frames = range(first, min(first + GROUP, len(slots)))
+            least = probes.new_full(far.shape, torch.inf).view(integer)
+            for frame in frames:
+                torch.mm(probes, store.bounds[slots[frame], positions].t(), out=product)
+                torch.minimum(least, product.view(integer), out=least)
+            bounds.append(least.view(probes.dtype).masked_fill_(far, torch.inf).view(integer))
+            numbers = window[:, None] + store.size * torch.tensor(frames)  # [n,frames]
+            members.append(F.pad(numbers, (0, GROUP - len(frames)), value=-1))
+        reference = torch.mm(probes, store.bounds[slots[0]].t()).view(integer)
+        bounds.append(reference.view(len(probes), GROUP, -1).amin(1))  # every group spread over the frame
+        everywhere = torch.arange(reference.shape[1]).view(GROUP, -1).t()  # [hw/GROUP,GROUP]
+        members.append(torch.where(everywhere < store.size, everywhere, -1))
+        return torch.cat(bounds, 1), torch.cat(members)
+
+    def _search_all(self, store: FrameStore, query: int, slots: list[int], queries: Tensor) -> Best:
+        """The k best of all candidates for `queries` [q], by all their similarities."""
+        rows = store.features[query, queries]
+        positions, far = self._window(store, queries)
+        near = torch.arange(positions.start, positions.stop)
+        candidate = torch.cat([torch.arange(store.size), *(near + store.size * n for n in range(1, len(slots)))])
+        candidate = F.pad(candidate, (0, -len(candidate) % CHUNK)).to(store.device)
+        similarity = rows.new_full((len(rows), len(candidate)), -torch.inf)
+        torch.mm(rows, store.features[slots[0]].t(), out=similarity[:, :store.size])
+        for number, slot in enumerate(slots[1:]):
+            part = similarity[:, store.size:].narrow(1, number * len(near), len(near))
+            torch.mm(rows, store.features[slot, positions].t(), out=part)
+            part.masked_fill_(far, -torch.inf)
+        # The k best lie in the k chunks of largest maximum, of equal ones the first.
+        peaks = similarity.view(len(rows), -1, CHUNK).amax(2)
+        chunks = _best(peaks, torch.arange(peaks.shape[1], device=store.device), self.knn).candidate.clamp(min=0)
+        columns = (chunks[:, :, None] * CHUNK + torch.arange(CHUNK, device=store.device)).flatten(1)  # [q,k*CHUNK]
+        return _best(similarity.gather(1, columns), candidate[columns], self.knn)
+
+    def _window(self, store: FrameStore, queries: Tensor) -> Window:
+        """The lines that `queries` [q], in ascending order, reach in a recent frame."""
+        reach = math.ceil(min(self.radius, store.lines + store.line)) - 1  # the largest distance that is strictly below
+        first = max(int(queries[0]) // store.line - reach, 0)
+        last = min(int(queries[-1]) // store.line + reach + 1, store.lines)
+        lines = torch.arange(first, last, device=store.device)
+        across = torch.arange(store.line, device=store.device)
+        between = (lines - queries[:, None] // store.line).int().square()  # [q,lines]
+        along = (across - queries[:, None] % store.line).int().square()  # [q,line]
+        far = (between[:, :, None] + along[:, None, :] >= self.radius**2).flatten(1)
+        return Window(slice(first * store.line, last * store.line), far)
+
+    def _mix(self, best: Best, counts: Tensor, labels: Tensor, size: int) -> Tensor:
+        """Neighbours' labels [N*hw,M] weighed by similarity, [hw,M]; a frame's candidates count `counts` [N] times."""
+        candidate = best.candidate.clamp(min=0)
+        copies = counts[candidate // size]  # [hw,k]
+        counted = torch.minimum(copies, (self.knn - (copies.cumsum(1) - copies)).clamp(min=0))  # k in all
+        weights = counted * ((best.similarity - best.similarity[:, :1]) / self.temperature).exp()
+        weights /= weights.sum(1, keepdim=True)
+        return F.embedding_bag(candidate, labels, per_sample_weights=weights, mode="sum")
+
+    def _tile(self, store: FrameStore, context: list[Memory]) -> int:
+        """How many queries to search at a time; `UserError` where the memory is too small for the fewest."""
+        if self.max_memory is None:
+            return QUERIES
+        frames, positions = len(context), store.size
+        labels = sum(4 * memory.labels.numel() for memory in context)
+        fixed = store.slot_bytes() * (len(store.features) - len(store.free)) + 2 * labels + 16 * positions * frames \
+            + 12 * positions * self.knn
+        a_query = max(4 * positions * (frames + 4) / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
+                      20 * positions + 60 * GROUP * max(TRIES[self.method]))  # what the two searches hold for each
+        tile = min(QUERIES, int((self.max_memory - fixed) / a_query))
+        if tile < EXHAUSTIVE_SHARE:
+            needed = fixed + EXHAUSTIVE_SHARE * a_query
+            raise UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
+                            f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
+                            "TEST.INFER_WH or TEST.CXT_SIZE")
+        return tile
+
+
+def _bound_dtype(device: torch.device) -> torch.dtype | None:
+    """The arithmetic of the bounds: bfloat16 where the processor multiplies it faster; on a GPU there are none."""
+    if device.type != "cpu":
+        return None
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
+
+
+def _products(queries: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+    """Products of `queries` [q,C] with the rows [q,m] of `table` [n,C], [q,m]; -1 counts from the end."""
+    # A sampled product reads rows where they lie; gathering them first takes ten times as long.
+    q, m = rows.shape
+    pattern = torch.sparse_csr_tensor(torch.arange(0, q * m + 1, m), rows.flatten(), queries.new_zeros(q * m),
+                                      size=(q, len(table)), check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, queries, table.t(), beta=0).values().view(q, m)
+
+
+def _best(similarity: Tensor, candidate: Tensor, k: int) -> Best:
+    """The k largest of `similarity` [q,n], of equals those with the lower `candidate` ([q,n] or [n]), best first."""
+    bits = (similarity + 0.0).view(torch.int32)  # -0 becomes 0
+    # Both numbers in one 64-bit key: floats order as integers once the lower bits of negative ones are inverted.
+    keys = ((bits ^ (bits >> 31 & 0x7FFFFFFF)).long() << 32) - candidate
+    chosen = keys.topk(min(k, keys.shape[1]), dim=1).indices
+    missing = (0, k - chosen.shape[1])
+    return Best(F.pad(similarity.gather(1, chosen), missing, value=-torch.inf),
+                F.pad(candidate.expand_as(similarity).gather(1, chosen), missing))

@@ -1,0 +1,144 @@
+"""Features of the frames that a search may meet, in tables indexed across frames, with what bounds their products.
+
+**Why most products of two frames need not be made.** Let B be the first d eigenvectors of the features' covariance,
+and m their mean. For a feature x write y(x) = (B'(x - m), |the rest of x - m|), d+1 coordinates: of the rest only the
+length is kept. Two lengths differ by at most the length of the difference, so |y(q) - y(x)| <= |q - x|. Let z(x) be
+y(x) rounded to bfloat16 and e(x) = |y(x) - z(x)|. By the triangle inequality |q - x| >= |z(q) - z(x)| - e(q) - e(x).
+With
+
+    D = |z(q) - z(x)|^2 / 2 = |z(q)|^2 / 2 + |z(x)|^2 / 2 - z(q).z(x)
+    q.x = (|q|^2 + |x|^2 - |q - x|^2) / 2 <= (|q|^2 + |x|^2 - max(0, sqrt(2 D) - e(q) - e(x))^2) / 2.
+
+D is one product of vectors with d+5 coordinates: z, and the two halves of squares against ones, each as the sum of two
+bfloat16 numbers. It comes out near zero for near neighbours, where bfloat16 is finest.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+from torch import Tensor
+
+GROUP = 7  # candidates that share one bound in the search; rows of bounds are padded to a multiple
+ENDINGS = 4  # coordinates of a row of bounds that hold ones and half squares
+BOUND_RANK = {torch.bfloat16: 155, torch.float32: 59}  # d by the arithmetic: 160 and 64 coordinates in all
+STORED = {torch.bfloat16: 2**-8, torch.float32: 2**-23}  # relative rounding of D when it is stored
+
+
+class PreparedFeatures:
+    """A frame's features as one slot of its store; the slot is free again once this object is gone."""
+
+    def __init__(self, store: FrameStore, slot: int):
+        self.store, self.slot = store, slot
+        weakref.finalize(self, store.free.append, slot)
+
+
+class FrameStore:
+    """Frames of one shape. Positions count along lines across the longer side, so that a window of lines is a slice.
+
+    Args:
+        shape: (C,h,w) of the features.
+        device: where they lie.
+        bound_dtype: arithmetic of the bounds, bfloat16 or float32; None keeps no bounds.
+    """
+
+    def __init__(self, shape: torch.Size, device: torch.device, bound_dtype: torch.dtype | None):
+        C, h, w = shape
+        self.shape, self.device, self.bound_dtype = shape, device, bound_dtype
+        self.wide, self.lines, self.line, self.size = w >= h, max(h, w), min(h, w), h * w
+        self.rank = min(C, BOUND_RANK[bound_dtype]) if bound_dtype else 0
+        padded = math.ceil(self.size / GROUP) * GROUP if bound_dtype else 0
+        self.free: list[int] = []
+        self.features = torch.empty(0, self.size, C, device=device)
+        self.bounds = torch.empty(0, padded, self.rank + 1 + ENDINGS, dtype=bound_dtype)
+        self.errors = torch.empty(0, self.size)  # e(x)
+        self.largest = torch.empty(0, 2)  # of a frame: |x|^2, half |z(x)|^2
+        self.mean = self.basis = None
+        self.age = 0  # frames added since the basis was learnt
+
+    def add(self, features: Tensor) -> PreparedFeatures:
+        """Copy features [C,h,w] into a free slot."""
+        if not self.free:
+            self._grow()
+        prepared = PreparedFeatures(self, self.free.pop())
+        self.features[prepared.slot] = self.to_lines(features)
+        self.age += 1
+        if self.bound_dtype and self.basis is None:
+            self.learn_basis(prepared.slot)
+        elif self.bound_dtype:
+            self._project(prepared.slot)
+        return prepared
+
+    def to_lines(self, maps: Tensor) -> Tensor:
+        """Maps [N,h,w] to positions in the order of lines, [hw,N]."""
+        return (maps.permute(2, 1, 0) if self.wide else maps.permute(1, 2, 0)).reshape(self.size, -1)
+
+    def from_lines(self, values: Tensor) -> Tensor:
+        """The inverse of `to_lines`: [hw,N] to [N,h,w]."""
+        values = values.view(self.lines, self.line, -1)
+        return (values.permute(2, 1, 0) if self.wide else values.permute(2, 0, 1)).contiguous()
+
+    def learn_basis(self, slot: int) -> None:
+        """Take mean and basis from the frame in `slot`; bound every frame anew, so that all stay comparable."""
+        rows = self.features[slot]
+        self.mean, self.age = rows.mean(0), 0
+        centred = (rows - self.mean).double()
+        self.basis = torch.linalg.eigh(centred.t() @ centred)[1].flip(1)[:, :self.rank].float().contiguous()  # [C,d]
+        for taken in set(range(len(self.features))) - set(self.free):
+            self._project(taken)
+
+    def _project(self, slot: int) -> None:
+        """Fill a slot's rows of bounds: z, two ones, half |z|^2 in two parts."""
+        rows, dtype = self.features[slot], self.bounds.dtype
+        centred = rows - self.mean
+        inside = centred @ self.basis
+        rest = (centred - inside @ self.basis.t()).norm(dim=1, keepdim=True)
+        exact = torch.cat([inside, rest], 1)  # y, [hw,d+1]
+        rounded = exact.to(dtype)
+        half = rounded.double().square().sum(1) / 2
+        coarse = half.to(dtype)
+        fine = (half - coarse).to(dtype)
+        one = torch.ones_like(coarse)
+        self.bounds[slot, :self.size] = torch.cat([rounded, torch.stack([one, one, coarse, fine], 1)], 1)
+        self.bounds[slot, self.size:] = 0
+        self.bounds[slot, self.size:, -2] = torch.inf  # what only fills up the last group is infinitely far
+        self.errors[slot] = (exact - rounded.float()).norm(dim=1)
+        self.largest[slot] = torch.stack([rows.square().sum(1).max(), half.max().float()])
+
+    def probes(self, slot: int) -> Tensor:
+        """A frame's vectors [hw,d+5] whose products with the rows of bounds of any frame are D."""
+        rows = self.bounds[slot, :self.size]
+        return torch.cat([-rows[:, :-ENDINGS], rows[:, -2:], rows[:, -ENDINGS:-2]], 1)
+
+    def largest_similarity(self, query: int, positions: Tensor, slots: list[int], least: Tensor) -> Tensor:
+        """The most that q.x can be, [q], where the D computed of q with x is at least `least` [q].
+
+        The q are `positions` [q] of frame `query`, the x those of the frames in `slots`.
+        It holds for similarities as computed in float32. The error of a sum of n products in float32 is below n 2^-23
+        times the sum of their absolute values (2^-24, doubled for processors that round twice); in D that sum is
+        below 4 times the largest half square. The two parts of the half squares leave out 2^-17 of them.
+        """
+        squares, halves = self.largest[[query, *slots]].unbind(1)
+        slack = halves.max() * (self.bounds.shape[2] * 2**-21 + 2**-17)
+        D = (least.float() / (1 + STORED[self.bounds.dtype]) - slack).clamp(min=0)
+        error = self.errors[query, positions] + self.errors[slots].max() + 2**-15  # y itself is computed in float32
+        gap = ((2 * D).sqrt() - error).clamp(min=0)
+        most = squares[1:].max()
+        return (squares[0] + most - gap.square()) / 2 + self.shape[0] * 2**-23 * (squares[0] * most).sqrt()
+
+    def slot_bytes(self) -> int:
+        """Memory of one frame."""
+        return 4 * self.size * (self.shape[0] + 1) + self.bounds[:1].numel() * self.bounds.element_size()
+
+    def _grow(self) -> None:
+        """Double the slots. On a CPU memory never written to takes no room, so there may be many from the start."""
+        taken = len(self.features)
+        count = 2 * taken or (24 if self.device.type == "cpu" else 8)
+        for name in ("features", "bounds", "errors", "largest"):
+            old = getattr(self, name)
+            new = old.new_empty(count, *old.shape[1:])
+            new[:taken] = old
+            setattr(self, name, new)
+        self.free.extend(reversed(range(taken, count)))
