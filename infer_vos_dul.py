@@ -96,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                   keep=args.keep_finished, overwrite=args.overwrite)
 
     frames = sum(len(sequence.frames) for sequence in share)
-    logger.info("experiment %s, run %s: %d of %d sequences of %s (%d frames), process %d of %d; %s features at %dx%d, "
-                "%s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, frames, rank + 1,
-                processes, settings.TEST.KEY, *settings.TEST.INFER_WH, device, args.precision, args.seed)
+    logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features at "
+                "%dx%d, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
+                rank + 1, processes, settings.TEST.KEY, *settings.TEST.INFER_WH, device, args.precision, args.seed)
     clock, start = StageClock(device), time.perf_counter()
     with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
           tqdm(total=frames, unit="frame", position=rank, disable=not frames) as bar):

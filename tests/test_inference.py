@@ -20,6 +20,7 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.filelists import EvaluationFrame, EvaluationSequence
+from models.neighbours import NeighbourPropagation
 from tests.helpers import released_state
 from utils.config import load_train_config, resolved
 from utils.errors import UserError
@@ -248,6 +249,32 @@ def test_a_broken_frame_ends_the_run_and_leaves_whole_files(root, tmp_path):
     with pytest.raises(UserError, match=r"broken/00006\.jpg"):
         infer(root, tmp_path, lst="broken")
     assert all(mask.shape == (H, W) for mask in masks_in(tmp_path).values())
+
+
+def test_method_and_memory_reach_the_search(root, tmp_path, monkeypatch):
+    asked = []
+
+    class Recording(NeighbourPropagation):
+        def __init__(self, **options):
+            asked.append((options["method"], options["max_memory"]))
+            super().__init__(**options)
+
+    monkeypatch.setattr("models.propagation.NeighbourPropagation", Recording)
+    infer(root, tmp_path / "fast", "--propagation", "fast", "--max-memory", "900MB")
+    assert set(asked) == {("fast", 900_000_000)}
+    assert json.loads((tmp_path / "fast/merge_vos/run.json").read_text())["method"]["propagation"] == "fast"
+    asked.clear()
+    infer(root, tmp_path / "default")
+    assert set(asked) == {("exact", None)}
+    with pytest.raises(UserError, match="memory"):
+        infer(root, tmp_path / "small", "--max-memory", "1KB")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 7, reason="this machine has the device that should be absent")
+def test_an_absent_device_is_refused(root, tmp_path):
+    with pytest.raises(UserError, match="cuda:7"):
+        infer(root, tmp_path / "out", "--device", "cuda:7")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("1.5GB", 1_500_000_000), ("800 mb", 800_000_000), ("64K", 64_000),

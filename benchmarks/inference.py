@@ -1,0 +1,184 @@
+"""Time of each stage of inference, frames a second and peak memory, on drawn video 854x480.
+
+    python benchmarks/inference.py [--model MODEL] [--infer_wh 864 480] [--infer_R 25] [--device cpu]
+    python benchmarks/inference.py --length 2000 --infer_wh 216 120 --infer_R 12     # memory over a long video
+
+The first table has one row a method of propagation, each in processes of its own that take turns, the median of
+--rounds; frames are timed after the context of 20 recent frames is full. The baseline is the same pipeline with the
+plain routine of `plain_propagation.py`. The second form prints the memory of one run as the video goes on. Without
+--model the network is S with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.plain_propagation import propagate_plainly  # noqa: E402
+from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
+from infer_vos_dul import ENCODER_BATCH, WRITING_DEPTH, WRITING_THREADS, infer_sequence  # noqa: E402
+from models import load_model  # noqa: E402
+from models.colornet import ColorNet  # noqa: E402
+from models.neighbours import NeighbourPropagation  # noqa: E402
+from models.propagation import VideoPropagator, context_gaps  # noqa: E402
+from utils.config import load_settings  # noqa: E402
+from utils.device import resolve_device  # noqa: E402
+from utils.errors import run_script  # noqa: E402
+from utils.masks import write_mask  # noqa: E402
+from utils.timing import StageClock  # noqa: E402
+from utils.writer import BackgroundWriter, ResultFolder  # noqa: E402
+
+STAGES = ("decode", "encode", "propagate", "write")
+DRAWN = 60  # different frames; a longer video goes through them to and fro
+
+
+class PlainPropagation(NeighbourPropagation):
+    """The baseline: the plain routine once the context is full; filling it with the plain routine only takes longer."""
+
+    def __init__(self, filling: int, **options):
+        super().__init__(**options)
+        self.filling = filling
+
+    def prepare(self, features):
+        """Keep the features as the plain routine takes them, too."""
+        prepared = super().prepare(features)
+        prepared.plain = features
+        return prepared
+
+    def __call__(self, query, reference, recent):
+        """Soft labels [M,h,w] by one of the two."""
+        self.filling -= 1
+        if self.filling >= 0:
+            return super().__call__(query, reference, recent)
+        context = [reference, *recent]
+        return propagate_plainly(query.plain, torch.stack([memory.features.plain for memory in context]),
+                                 torch.stack([memory.labels for memory in context]), knn=self.knn, radius=self.radius,
+                                 temperature=self.temperature)
+
+
+def draw_video(folder: Path, count: int) -> EvaluationSequence:
+    """Two textured objects that move and turn over a moving texture; of a long video, links to the first frames."""
+    rng = np.random.default_rng(0)
+    ground, *objects = (cv2.resize(rng.integers(0, 256, (side // 12, side // 12, 3), dtype=np.uint8), (side, side),
+                                   interpolation=cv2.INTER_CUBIC) for side in (1200, 200, 140))
+    frames = []
+    for t in range(count):
+        place = t % (2 * DRAWN - 2)
+        drawn = min(place, 2 * DRAWN - 2 - place)
+        image = folder / f"{t:05d}.jpg"
+        if t < DRAWN:
+            picture, mask = ground[100:580, 2 * t:2 * t + 854].copy(), np.zeros((480, 854), np.uint8)
+            for k, texture in enumerate(objects, start=1):
+                side = len(texture)
+                turn = cv2.getRotationMatrix2D((side / 2, side / 2), 2.0 * t * (-1) ** k, 1)
+                turn[:, 2] += (100 + 5 * t * k, 330 - 110 * k + 2 * t)
+                inside = cv2.warpAffine(np.ones((side, side), np.uint8), turn, (854, 480)) > 0
+                picture[inside] = cv2.warpAffine(texture, turn, (854, 480))[inside]
+                mask[inside] = k
+            cv2.imwrite(str(image), picture)
+            if t == 0:
+                write_mask(folder / "first.png", mask)
+        else:
+            os.symlink(folder / f"{drawn:05d}.jpg", image)
+        frames.append(EvaluationFrame(image, folder / ("first.png" if t == 0 else "none.png"), True))
+    return EvaluationSequence("drawn", frames)
+
+
+def make_propagator(args: argparse.Namespace, method: str) -> VideoPropagator:
+    """The propagator by the default settings and the options; `method` is "plain", "exact" or "fast"."""
+    test = load_settings(flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh),
+                                "TEST.RADIUS": ("--infer_R", args.infer_R)}).TEST
+    device = resolve_device(args.device)
+    torch.manual_seed(0)
+    model = load_model(args.model, device) if args.model else \
+        ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
+    options = {"knn": test.KNN, "radius": test.RADIUS, "temperature": test.TEMP, "max_memory": None}
+    neighbours = PlainPropagation(test.CXT_SIZE, **options) if method == "plain" else \
+        NeighbourPropagation(method=method, **options)
+    return VideoPropagator(model, key=test.KEY, size=test.INFER_WH, neighbours=neighbours,
+                           gaps=context_gaps(test.CXT_SIZE, False))
+
+
+def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: str, ends: list[int]) -> list[dict]:
+    """Infer a sequence in one go; for each part up to a frame of `ends`: ms a frame by stage, peak memory so far."""
+    device, report, start = resolve_device(args.device), [], 0
+    propagator = make_propagator(args, method)
+    model_memory = peak_memory(device)
+    with tempfile.TemporaryDirectory() as out:
+        results = ResultFolder(out, "merge", overlays=True)
+        for end in ends:
+            clock, part = StageClock(device), sequence.frames[start:end]
+            with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
+                  tqdm(total=len(part), desc=method) as bar):
+                infer_sequence(sequence._replace(frames=part), propagator, results, writer, clock,
+                               ENCODER_BATCH[device.type], bar)
+            report.append({stage: 1000 * clock.seconds[stage] / len(part) for stage in STAGES}
+                          | {"frames": end, "peak": peak_memory(device), "model": model_memory})
+            start = end
+    return report
+
+
+def peak_memory(device: torch.device) -> float:
+    """MB: of the GPU where there is one, else the highest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def alone(*arguments) -> list[dict]:
+    """`run_parts` in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run_parts, *arguments).result()
+
+
+def main() -> None:
+    """Draw the video, run, print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="model file; random weights without")
+    parser.add_argument("--infer_wh", nargs=2, type=int, help="default: TEST.INFER_WH")
+    parser.add_argument("--infer_R", type=float, help="default: TEST.RADIUS")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", nargs="+", default=["plain", "exact", "fast"], help="rows; plain is the baseline")
+    parser.add_argument("--frames", type=int, default=5, help="timed frames, after 21 that fill the context")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--length", type=int, help="print memory over a video of so many frames instead")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.length:
+            sequence = draw_video(Path(folder), args.length)
+            ends = sorted({min(end, args.length) for end in (50, 100, 200, 500, 1000, 2000, args.length)})
+            print("| frames so far | peak MB | ms a frame |\n|---|---|---|")
+            for part in alone(sequence, args, "exact", ends):
+                print(f"| {part['frames']} | {part['peak']:.0f} | {sum(part[stage] for stage in STAGES):.1f} |")
+            return
+        sequence = draw_video(Path(folder), 21 + args.frames)
+        runs = [{method: alone(sequence, args, method, [21, 21 + args.frames])[-1] for method in args.methods}
+                for _ in range(args.rounds)]
+    rows = {method: {key: statistics.median(run[method][key] for run in runs) for key in runs[0][method]}
+            for method in args.methods}
+    print(f"| propagation | {' | '.join(f'{stage} ms' for stage in STAGES)} | frames/s | ratio | peak MB (model) |")
+    print("|---" * (len(STAGES) + 4) + "|")
+    base = sum(next(iter(rows.values()))[stage] for stage in STAGES)
+    for method, row in rows.items():
+        total = sum(row[stage] for stage in STAGES)
+        print(f"| {method} | {' | '.join(f'{row[stage]:.1f}' for stage in STAGES)} | {1000 / total:.2f} "
+              f"| {base / total:.2f} | {row['peak']:.0f} ({row['model']:.0f}) |")
+
+
+if __name__ == "__main__":
+    run_script(main)
