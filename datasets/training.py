@@ -31,6 +31,8 @@ class TrainingClips(Dataset):
                  summary: dict[str, str | int]):
         self.source, self.recipes, self.seed = source, recipes, seed
         self.summary = summary  # where the data is and how much of it: for logs and checkpoints
+        # The workers are the parallelism. In a forked worker it is too late: OpenCV waits there for threads that are not.
+        cv2.setNumThreads(1)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -76,7 +78,6 @@ def checked(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def init_worker(worker: int) -> None:
-    """Set up a loader process: no threads of its own, and signals are the training process's business."""
-    cv2.setNumThreads(1)
+    """Set up a loader process: signals are the training process's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
