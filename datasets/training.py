@@ -31,7 +31,7 @@ class TrainingClips(Dataset):
                  summary: dict[str, str | int]):
         self.source, self.recipes, self.seed = source, recipes, seed
         self.summary = summary  # where the data is and how much of it: for logs and checkpoints
-        # The workers are the parallelism. In a forked worker it is too late: OpenCV waits there for threads that are not.
+        # The workers are the parallelism. In a forked one it is too late: OpenCV would wait for threads that are gone.
         cv2.setNumThreads(1)
 
     def __len__(self) -> int:
