@@ -99,6 +99,9 @@ class TrainSettings:
     NUM_EPOCHS: int = _at_least(1)
     NUM_WORKERS: int = _at_least(0)
     SAVE_EVERY_STEPS: int = _at_least(0)
+    EMA: float = _key("a number from 0 (off) to below 1: the decay per step", lambda value: 0 <= value < 1)
+    VALIDATE_EVERY: int = _at_least(1)
+    KEEP_BEST: int = _at_least(0)
 
 
 @dataclass(frozen=True)
