@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from datasets.clips import StillClips, VideoClips, frame_gaps
-from datasets.filelists import Video, list_stills, locate_list, read_training_list, scan_videos
+from datasets.clips import StillClips, VideoClips, frame_gaps, reduction_for
+from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
 from datasets.index import index_videos, keep_index, log_index
 from datasets.training import TrainingClips, checked, collate, init_worker
 from datasets.views import ColourViews, DenseViews, ViewGeometry
@@ -36,9 +36,7 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
         source = StillClips(list_stills(options.ROOT), length)
         summary = {"source": str(Path(options.ROOT, "COCO/train2017")), "stills": len(source)}
     else:
-        videos, summary = _long_videos(options.ROOT, length)
-        source = VideoClips(videos, length, gaps=frame_gaps(videos, options.FRAME_GAP, options.FRAME_GAP_SECONDS),
-                            least_side=options.SMALLEST_RANGE[1] - 1 if options.REDUCED_DECODE else None)
+        source, summary = _build_video_clips(options, length)
     recipes = {"color": ColourViews(
         geometry, color_mode=train_config.color_mode, clip_lab=train_config.is_labclip, augment=train_config.is_aug,
         shadow=train_config.is_shadow, liquid=train_config.is_liquid, edge=train_config.is_edge,
@@ -48,15 +46,11 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
     return TrainingClips(source, recipes, seed=seed, summary=summary)
 
 
-def _long_videos(root: str, length: int) -> tuple[list[Video], dict[str, str | int]]:
-    """The videos with at least `length` frames of the training list, or of the root where there is none; and counts."""
-    path = locate_list(TRAINING_LIST, root)
-    if path:
-        logger.info("training list: %s", path)
-        videos = read_training_list(path, root)
-    else:
-        videos = scan_videos(root)
-        logger.info("there is no %s.txt: all folders of frames under %s are training videos", TRAINING_LIST, root)
+def _build_video_clips(options, length: int) -> tuple[VideoClips, dict[str, str | int]]:
+    """Find the videos, log what there is, keep those of at least `length` frames; and the summary of it."""
+    path, root = locate_list(TRAINING_LIST, options.ROOT), options.ROOT
+    logger.info("training list: %s", path or f"no {TRAINING_LIST}.txt, every folder of frames under {root} is a video")
+    videos = read_training_list(path, root) if path else scan_videos(root)
     if not videos:
         raise UserError(f"the data root {root} holds no frames; put YouTube-VOS into {root}/JPEGImages, any folders of "
                         "frames into the root, or decode video files with tools/prepare_data.py")
@@ -64,9 +58,16 @@ def _long_videos(root: str, length: int) -> tuple[list[Video], dict[str, str | i
     log_index(index, length)
     if not path:
         keep_index(index, root)
-    long = [video for video in videos if len(video.frames) >= length]
-    if not long:
+
+    pairs = [(video, item["size"]) for video, item in zip(videos, index["items"]) if item["frames"] >= length]
+    if not pairs:
         raise UserError(f"all {len(videos)} videos of {root} are shorter than video_len = {length} frames; "
                         "lower video_len or add longer videos")
-    return long, {"source": str(path or root), "videos": len(long), "frames": sum(len(video.frames) for video in long),
-                  "too_short": len(videos) - len(long)}
+    least_side = options.SMALLEST_RANGE[1] - 1  # no view shows a frame at more than that
+    reductions = [reduction_for(video.frames[0], size, least_side) if options.REDUCED_DECODE else 1
+                  for video, size in pairs]
+    long = [video for video, _ in pairs]
+    summary = {"source": str(path or root), "videos": len(long), "frames": sum(len(video.frames) for video in long),
+               "too_short": len(videos) - len(long)}
+    gaps = frame_gaps(long, options.FRAME_GAP, options.FRAME_GAP_SECONDS)
+    return VideoClips(long, length, gaps=gaps, reductions=reductions), summary

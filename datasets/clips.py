@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -10,17 +9,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from datasets.filelists import Video
-from datasets.geometry import MAX_ANGLE, rotate
+from datasets.geometry import MAX_ANGLE, resize, rotate
 from datasets.liquid import apply_map, draw_pulls, liquid_map
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 STILL_SIZE = (512, 320)  # (width, height)
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+DECODE = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+          8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 class BrokenFrameError(Exception):
@@ -31,27 +30,26 @@ class BrokenFrameError(Exception):
         self.path, self.why = path, why
 
 
-def read_frame(path: Path, least_side: int | None = None) -> np.ndarray:
-    """Decode a picture to uint8 RGB [H,W,3]; `BrokenFrameError` where that fails or the file was cut short.
+def read_frame(path: Path, reduction: int = 1) -> np.ndarray:
+    """Decode a picture to uint8 RGB [H,W,3], a JPEG at 1, 1/2, 1/4 or 1/8 of its size.
 
-    With `least_side` [pixels] a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as no side gets smaller than
-    that: for frames that are reduced below it anyway.
+    `BrokenFrameError` where that fails, which it does on a file that was cut short, too.
     """
     try:
-        data = path.read_bytes()
-        factor = _reduction(data, least_side) if least_side else 1
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED.get(factor, cv2.IMREAD_COLOR))
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        image = cv2.imdecode(data, DECODE[reduction])
     except (OSError, cv2.error) as error:
         raise BrokenFrameError(path, str(error)) from error
-    if image is None:  # what OpenCV answers to a truncated file, too
+    if image is None:
         raise BrokenFrameError(path, "not a whole picture")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _reduction(data: bytes, least_side: int) -> int:
-    with Image.open(io.BytesIO(data)) as header:
-        side = min(header.size) if header.format == "JPEG" else 0
-    return next((factor for factor in (8, 4, 2) if side >= factor * least_side), 1)
+def reduction_for(path: Path, size: tuple[int, int] | None, least_side: int) -> int:
+    """The `reduction` at which a frame of `size` keeps `least_side` pixels on each side; 1 for all but JPEGs."""
+    if size is None or path.suffix.lower() not in (".jpg", ".jpeg"):
+        return 1
+    return next((factor for factor in (8, 4, 2) if min(size) >= factor * least_side), 1)
 
 
 class VideoClips:
@@ -61,8 +59,8 @@ class VideoClips:
     over the window, the start any that leaves room for all of them (DESIGN section 5).
     """
 
-    def __init__(self, videos: Sequence[Video], length: int, *, gaps: Sequence[int], least_side: int | None):
-        self.videos, self.length, self.gaps, self.least_side = videos, length, gaps, least_side
+    def __init__(self, videos: Sequence[Video], length: int, *, gaps: Sequence[int], reductions: Sequence[int]):
+        self.videos, self.length, self.gaps, self.reductions = videos, length, gaps, reductions
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -75,7 +73,7 @@ class VideoClips:
         """Draw a clip of video `index`: T frames uint8 RGB [H,W,3]; `BrokenFrameError` where one cannot be decoded."""
         frames = self.videos[index].frames
         chosen = rng.permutation(draw_positions(len(frames), self.length, self.gaps[index], rng))
-        return [read_frame(frames[i], self.least_side) for i in chosen]
+        return [read_frame(frames[i], self.reductions[index]) for i in chosen]
 
 
 def draw_positions(count: int, length: int, gap: int, rng: np.random.Generator) -> np.ndarray:
@@ -101,7 +99,7 @@ class StillClips:
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Make the clip of still `index`: T frames uint8 RGB [320,512,3]; `BrokenFrameError` as above."""
         still = read_frame(self.stills[index].frames[0])
-        still = cv2.resize(still, STILL_SIZE, interpolation=cv2.INTER_AREA)
+        still = resize(still, *STILL_SIZE)
         frames = []
         for _ in range(self.length):
             height, width = still.shape[:2]

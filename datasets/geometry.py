@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 CROP_ORIGIN = (0.0, 0.25)
 CROP_SIZE = (0.5, 0.75)
@@ -30,20 +32,20 @@ def colour_frame(frame: np.ndarray, short_side: float, size: int, *, vertical_fl
     square, `horizontal_flip`.
     """
     frame, width, height = _padded(frame, short_side, size)
+    H, W = frame.shape[:2]
     x, y, w, h = crop
-    # Resolution is lost where the chain loses it, and before interpolation, so that nothing aliases: to the short side
-    # asked for, or below it where the crop is shown at less.
-    mid_width, mid_height = min(width, round(size / w)), min(height, round(size / h))
-    frame = cv2.resize(frame, (mid_width, mid_height), interpolation=cv2.INTER_AREA)
-
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
-    chain = _scale(1 / size, 1 / size)  # from the square, backwards to the frame
+    chain = _scale(1 / size, 1 / size)  # from the square, backwards to the frame as it is decoded
     if horizontal_flip:
         chain = _scale(-1, 1, 1, 0) @ chain
-    chain = np.vstack([turn, (0, 0, 1)]) @ _scale(w * width, h * height, x * width, y * height) @ chain
-    chain = _scale(mid_width / width, mid_height / height) @ chain
+    turn = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1), (0, 0, 1)])
+    chain = _scale(W / width, H / height) @ turn @ _scale(w * width, h * height, x * width, y * height) @ chain
     if vertical_flip:
-        chain = _scale(1, -1, 0, mid_height) @ chain
+        chain = _scale(1, -1, 0, H) @ chain
+
+    # Resolution is lost where the chain loses it, and before interpolation, so that nothing aliases: to the short side
+    # asked for, or below it where the crop is shown at less.
+    density = np.minimum((width, height), (size / w, size / h)) / (W, H)
+    frame, chain = _resize_shown(frame, chain, size, density)
     return _warp(frame, chain, size, cv2.BORDER_CONSTANT if angle else cv2.BORDER_REFLECT)
 
 
@@ -58,8 +60,15 @@ def crop_frame(frame: np.ndarray, short_side: float, size: int, *, origin: np.nd
     H, W = frame.shape[:2]
     w, h = round(W * size / width), round(H * size / height)
     x, y = np.rint(origin * (W - w, H - h)).astype(int)
-    cropped = cv2.resize(frame[y:y + h, x:x + w], (size, size), interpolation=cv2.INTER_AREA)
+    cropped = resize(frame[y:y + h, x:x + w], size, size)
     return cv2.flip(cropped, 1) if horizontal_flip else cropped
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize uint8 [H,W,3], bilinear and antialiased: PIL's result, in a third of the time of OpenCV's INTER_AREA."""
+    image = torch.from_numpy(image).permute(2, 0, 1)[None]  # [1,3,H,W]
+    planes = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)[0]
+    return cv2.merge(list(planes.numpy()))
 
 
 def rotate(image: np.ndarray, angle: float) -> np.ndarray:
@@ -82,8 +91,8 @@ def draw_theta(rng: np.random.Generator, *, flip: bool, zoom_range: tuple[float,
 def apply_theta(image: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Sample a square picture uint8 [S,S,3] at `affine_grid(theta)`, bilinear with reflection."""
     S = image.shape[0]
-    to_unit = _scale(2 / S, 2 / S, -1, -1)
-    return _warp(image, np.linalg.inv(to_unit) @ np.vstack([theta, (0, 0, 1)]) @ to_unit, S, cv2.BORDER_REFLECT)
+    to_unit, from_unit = _scale(2 / S, 2 / S, -1, -1), _scale(S / 2, S / 2, S / 2, S / 2)
+    return _warp(image, from_unit @ np.vstack([theta, (0, 0, 1)]) @ to_unit, S, cv2.BORDER_REFLECT)
 
 
 def theta_grid(theta: np.ndarray, size: int) -> np.ndarray:
@@ -101,6 +110,19 @@ def _padded(frame: np.ndarray, short_side: float, size: int) -> tuple[np.ndarray
     if x or y:
         frame = cv2.copyMakeBorder(frame, y // 2, y - y // 2, x // 2, x - x // 2, cv2.BORDER_REFLECT_101)
     return frame, max(round(W * scale), size), max(round(H * scale), size)
+
+
+def _resize_shown(frame: np.ndarray, matrix: np.ndarray, size: int,
+                  density: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a frame that `matrix` shows in the square, resized to `density` (x, y); and the matrix for it."""
+    H, W = frame.shape[:2]
+    corners = matrix[:2] @ [(0, 0, size, size), (0, size, 0, size), (1, 1, 1, 1)]
+    start = np.clip(corners.min(1) - 3, 0, (W - 1, H - 1)).astype(int)  # a margin for interpolation
+    stop = np.clip(corners.max(1) + 4, start + 1, (W, H)).astype(int)
+    resized = np.maximum(np.rint(density * (stop - start)), 1).astype(int)
+    frame = resize(frame[start[1]:stop[1], start[0]:stop[0]], *resized)
+    scale = resized / (stop - start)
+    return frame, _scale(*scale, *(-scale * start)) @ matrix
 
 
 def _scale(x: float, y: float, shift_x: float = 0, shift_y: float = 0) -> np.ndarray:

@@ -24,7 +24,7 @@ def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
     return {
         "videos": len(items),
         "frames": sum(item["frames"] for item in items),
-        "sizes": dict(Counter(item["size"] for item in items if item["size"]).most_common()),
+        "sizes": dict(Counter("{}x{}".format(*item["size"]) for item in items if item["size"]).most_common()),
         "too_short": [item["name"] for item in items if item["frames"] < length],
         "broken": [item["name"] for item in items if item["size"] is None],
         "items": items,
@@ -53,9 +53,10 @@ def keep_index(index: dict[str, Any], root: str | Path) -> None:
         logger.info("the index of videos is in %s", path)
 
 
-def _size(frame: Path) -> str | None:
+def _size(frame: Path) -> tuple[int, int] | None:
+    """(width, height) from the file's header [pixels]."""
     try:
         with Image.open(frame) as image:
-            return f"{image.width}x{image.height}"
+            return image.size
     except (OSError, SyntaxError, ValueError):
         return None

@@ -21,8 +21,9 @@ def colour_target(frames: np.ndarray, mode: str, clip: bool) -> np.ndarray:
         stretched = _stretch(tall, unit, clip)
         tables = [unit if mode == "LAB" else 0 * unit, stretched, stretched]
     target = np.empty((T, 3, H, W), np.float32)
-    for c, table in enumerate(tables):
-        target[:, c] = cv2.LUT(cv2.extractChannel(tall, c), table).reshape(T, H, W)
+    for frame, planes in zip(tall.reshape(T, H, W, 3), target):
+        for channel, table, plane in zip(cv2.split(frame), tables, planes):
+            cv2.LUT(channel, table, dst=plane)
     return target
 
 

@@ -1,6 +1,6 @@
 """Photometric augmentation of one frame: shadow, colour jitter, grey, blur, solarise (DESIGN section 5).
 
-All act on uint8 RGB [H,W,3], most of them as tables of 256 levels.
+All act on uint8 RGB [H,W,3].
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def colour_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply all levels."""
-    return cv2.LUT(image, _table(factor * LEVELS))
+    return cv2.convertScaleAbs(image, alpha=factor)
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Spread the levels about the mean of the grey picture."""
     mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
-    return cv2.LUT(image, _table(factor * LEVELS + (1 - factor) * mean))
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
@@ -67,7 +67,3 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
 
 def _grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def _table(levels: np.ndarray) -> np.ndarray:
-    return np.rint(levels.clip(0, 255)).astype(np.uint8)

@@ -15,21 +15,24 @@ def cast_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def painted_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change the gamma of 3 to 6 quadrilaterals, uint8 RGB [H,W,3]."""
-    share = cv2.multiply(shadow_mask(*image.shape[:2], rng), 1.0, scale=1 / 255, dtype=cv2.CV_32F)
+    mask = cv2.cvtColor(shadow_mask(*image.shape[:2], rng), cv2.COLOR_GRAY2RGB)
     gamma = rng.uniform(0.5, 1) if rng.random() < 0.5 else rng.uniform(1, 1.5)
-    unit = ((LEVELS - image.min()) / max(image.max(), 1)).clip(0, 1)
-    light, shade = (cv2.LUT(image, np.rint(255 * table).astype(np.uint8)) for table in (unit, unit ** gamma))
-    return cv2.blendLinear(light, shade, 1 - share, share)
+    low, high = int(image.min()), max(int(image.max()), 1)
+    light = cv2.convertScaleAbs(image, alpha=255 / high, beta=-255 * low / high)
+    unit = LEVELS / 255
+    change = cv2.LUT(light, np.rint(255 * abs(unit ** gamma - unit)).astype(np.uint8))
+    change = cv2.multiply(change, mask, scale=1 / 255)
+    return cv2.add(light, change) if gamma < 1 else cv2.subtract(light, change)
 
 
 def shadow_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Quadrilaterals, 255 inside and 0 outside, uint8 [H,W]; with probability .8 their edges are soft."""
     size = np.array([width, height])
     mask = np.zeros((height, width), np.uint8)
-    for _ in range(rng.integers(3, 7)):
-        first, third = rng.uniform(0, size, size=(2, 2))
-        second, fourth = (corner + rng.uniform(-0.5, 0.5, size=2) * size for corner in (first, third))
-        corners = np.clip((first, second, third, fourth), 0, size - 1).astype(np.int32)
+    count = rng.integers(3, 7)
+    anywhere = rng.uniform(0, size, size=(count, 2, 2))  # the first and third corner of each
+    nearby = anywhere + rng.uniform(-0.5, 0.5, size=(count, 2, 2)) * size  # the second and fourth
+    for corners in np.concatenate([anywhere, nearby], axis=1).clip(0, size - 1).astype(np.int32):
         cv2.fillConvexPoly(mask, cv2.convexHull(corners), 255)
     if rng.random() < 0.8:
         kernel = int(rng.choice((3, 5, 7, 9)))
@@ -40,8 +43,9 @@ def shadow_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray
 def smooth_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change the gamma from place to place, uint8 RGB [H,W,3]."""
     logarithm = np.log((LEVELS / 255).clip(1e-8)).astype(np.float32)
-    exponent = smooth_exponent(*image.shape[:2], rng)[..., None]
-    return cv2.multiply(cv2.exp(cv2.LUT(image, logarithm) * exponent), (255.0,) * 4, dtype=cv2.CV_8U)
+    exponent = cv2.cvtColor(smooth_exponent(*image.shape[:2], rng), cv2.COLOR_GRAY2RGB)
+    power = cv2.exp(cv2.multiply(cv2.LUT(image, logarithm), exponent))
+    return cv2.convertScaleAbs(power, alpha=255)
 
 
 def smooth_exponent(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

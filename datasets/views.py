@@ -118,4 +118,7 @@ class DenseViews:
 
 def _channels_first(frames: Sequence[np.ndarray]) -> torch.Tensor:
     """T pictures uint8 [H,W,3] to one tensor uint8 [T,3,H,W]."""
-    return torch.from_numpy(np.stack([cv2.split(frame) for frame in frames]))
+    planes = np.empty((len(frames), 3, *frames[0].shape[:2]), np.uint8)
+    for frame, out in zip(frames, planes):
+        cv2.split(frame, list(out))  # writes into `planes`
+    return torch.from_numpy(planes)

@@ -15,7 +15,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import build_train_dataset, checked, collate, init_worker
-from datasets.clips import BrokenFrameError, StillClips, VideoClips, draw_positions, frame_gaps, read_frame
+from datasets.clips import (
+    BrokenFrameError,
+    StillClips,
+    VideoClips,
+    draw_positions,
+    frame_gaps,
+    read_frame,
+    reduction_for,
+)
 from datasets.filelists import Video
 from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
@@ -74,7 +82,7 @@ def test_positions_of_a_clip(count, length, gap, stride, starts):
 
 def test_frames_come_in_every_order(tmp_path):
     frames = [Path(f"{t}") for t in range(3)]
-    clips = VideoClips([Video("v", frames)], 3, gaps=[1], least_side=None)
+    clips = VideoClips([Video("v", frames)], 3, gaps=[1], reductions=[1])
     orders = Counter()
     for seed in range(600):
         with pytest.MonkeyPatch.context() as patch:
@@ -102,9 +110,9 @@ def test_a_file_cut_short_is_broken(tmp_path, suffix, share):
     path, = write_video(tmp_path, 1, suffix)
     assert read_frame(path).shape == (48, 64, 3)
     cut(path, share)
-    for least_side in (None, 16):
+    for reduction in (1, 2):
         with pytest.raises(BrokenFrameError) as caught:
-            read_frame(path, least_side)
+            read_frame(path, reduction)
         assert caught.value.path == path
 
 
@@ -120,22 +128,22 @@ def test_frames_are_rgb(tmp_path):
     assert read_frame(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("height, least_side, size", [
-    (400, 319, (400, 600)), (640, 319, (320, 480)), (1280, 319, (320, 480)), (1000, 319, (500, 750)),
-    (400, 50, (50, 75)),
-])
-def test_reduced_decoding_keeps_enough_pixels_and_the_picture(tmp_path, height, least_side, size):
+@pytest.mark.parametrize("reduction, size", [(2, (320, 480)), (4, (160, 240)), (8, (80, 120))])
+def test_reduced_decoding_is_the_same_picture_smaller(tmp_path, reduction, size):
     path = tmp_path / "large.jpg"
-    cv2.imwrite(str(path), cv2.resize(picture(), (height * 3 // 2, height)), [cv2.IMWRITE_JPEG_QUALITY, 92])
-    reduced = read_frame(path, least_side)
+    cv2.imwrite(str(path), cv2.resize(picture(), (960, 640)), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    reduced = read_frame(path, reduction)
     assert reduced.shape[:2] == size
     expected = cv2.resize(read_frame(path), size[::-1], interpolation=cv2.INTER_AREA)
     assert abs(reduced.astype(int) - expected).mean() < 2
 
 
-def test_a_png_is_never_decoded_reduced(tmp_path):
-    cv2.imwrite(str(tmp_path / "large.png"), picture(640, 640))
-    assert read_frame(tmp_path / "large.png", 100).shape == (640, 640, 3)
+@pytest.mark.parametrize("name, size, reduction", [
+    ("a.jpg", (854, 480), 1), ("a.jpg", (900, 638), 2), ("a.JPEG", (640, 1136), 2), ("a.jpg", (2000, 1276), 4),
+    ("a.jpg", (9000, 9000), 8), ("a.png", (2000, 2000), 1), ("a.jpg", None, 1),
+])
+def test_a_reduction_leaves_enough_pixels(name, size, reduction):
+    assert reduction_for(Path(name), size, least_side=319) == reduction
 
 
 def test_still_clips_are_warped_and_turned_copies(tmp_path, monkeypatch):
@@ -221,7 +229,7 @@ def test_the_log_and_the_index_count_what_there_is(root, caplog):
     index = json.loads((root / "video_index.json").read_text())
     assert (index["videos"], index["frames"], index["too_short"]) == (4, 23, ["JPEGImages/v3"])
     assert index["broken"] == ["JPEGImages/v1"]
-    assert index["items"][0] == {"name": "JPEGImages/v0", "frames": 6, "size": "64x48"}
+    assert index["items"][0] == {"name": "JPEGImages/v0", "frames": 6, "size": [64, 48]}
 
 
 def test_a_list_is_used_instead_of_the_scan(root, caplog):
@@ -290,7 +298,8 @@ def test_other_keys_have_their_effect(root):
     assert "dense" not in build(root, is_dul=False)[(1, 0)]
     assert build(root, video_len=5)[(1, 0)]["color"]["view_a"].shape[0] == 5
     assert build(root, "DATASET.FRAME_GAP", "4").source.gaps == [4, 4, 4]
-    assert build(root, "DATASET.REDUCED_DECODE", "false").source.least_side is None
-    assert build(root).source.least_side == 39
+    cv2.imwrite(str(root / "JPEGImages/v0/00000.jpg"), picture(160, 160))
+    assert build(root).source.reductions == [4, 1, 1]
+    assert build(root, "DATASET.REDUCED_DECODE", "false").source.reductions == [1, 1, 1]
     (root / "JPEGImages/v0/video.json").write_text('{"fps": 30}')
     assert build(root, "DATASET.FRAME_GAP_SECONDS", "0.5").source.gaps == [15, 2, 2]

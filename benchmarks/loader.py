@@ -1,0 +1,144 @@
+"""Time of a training clip against a plain transcription, on one thread, and whether both make the same clips.
+
+    python benchmarks/loader.py [--frames DIR] [--clips 40]
+
+The baseline (plain_loader.py) is DESIGN section 5 word by word: PIL and torchvision one operation at a time, the edge
+map with per-pixel Python loops. Both make the same views with all switches on, T = 5, from JPEG frames: those below
+--frames (folders of frames, such as JPEGImages/480p of DAVIS), or 854x480 ones drawn here. Times are of the processor,
+not of the clock, so that other programs disturb them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import pstats
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+
+from benchmarks.plain_loader import plain_sample
+from datasets import build_train_dataset
+from datasets.clips import read_frame
+from datasets.filelists import scan_videos
+from utils.config import load_settings, load_train_config
+from utils.errors import run_script
+
+STAGES = ("read_frame", "colour_frame", "colour_target", "photometric", "edge_weight", "_liquid", "_guided",
+          "crop_frame", "apply_theta", "_channels_first")
+
+
+def main() -> None:
+    """Frames, times in turn, stages, statistics, reduced decoding: one table each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=Path, help="folders of frames; default: drawn ones")
+    parser.add_argument("--clips", type=int, default=40)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        if args.frames:
+            (root / "JPEGImages").symlink_to(args.frames.resolve())
+        else:
+            draw_videos(root / "JPEGImages")
+        videos = scan_videos(root)
+        settings = load_settings(overrides=["DATASET.ROOT", folder])
+        dataset = build_train_dataset(settings, load_train_config(), coco=False, seed=0)
+        makers = {"plain": lambda i: plain_sample(videos[i % len(videos)].frames),
+                  "ours": lambda i: dataset[(1 + i // len(videos), i % len(videos))]}
+        print_speed(makers, args.clips)
+        print_stages(makers["ours"], args.clips)
+        print_statistics(makers, args.clips)
+        print_reduced([frame for video in videos for frame in video.frames[::20]])
+
+
+def draw_videos(folder: Path, videos: int = 6, frames: int = 12) -> None:
+    """Textured frames 854x480, JPEG quality 90."""
+    rng = np.random.default_rng(0)
+    for v in range(videos):
+        (folder / f"v{v}").mkdir(parents=True)
+        noise = (rng.standard_normal((480 // cell, 1000 // cell, 3)) for cell in (4, 12, 40))
+        scene = sum(cv2.resize(part, (1000, 480), interpolation=cv2.INTER_CUBIC) for part in noise)
+        scene = np.clip(128 + 40 * scene, 0, 255).astype(np.uint8)
+        for t in range(frames):
+            frame = scene[:, 10 * t:10 * t + 854]
+            cv2.imwrite(str(folder / f"v{v}/{t:05d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def print_speed(makers: dict[str, Callable], clips: int) -> None:
+    """Median time of a clip; the two are timed in turn."""
+    times = {name: [] for name in makers}
+    for i in range(clips):
+        for name, make in makers.items():
+            start = time.process_time()
+            make(i)
+            times[name].append(1e3 * (time.process_time() - start))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"\n{'loader':24s}{'ms a clip':>12s}{'ratio':>10s}")
+    for name, median in medians.items():
+        print(f"{name:24s}{median:12.1f}{medians['plain'] / median:9.1f}x")
+
+
+def print_stages(make: Callable, clips: int) -> None:
+    """Where our time goes; the profiler itself adds to it."""
+    profile = cProfile.Profile()
+    profile.enable()
+    for i in range(clips):
+        make(i)
+    profile.disable()
+    stats = pstats.Stats(profile).stats
+    total = max(entry[3] for entry in stats.values())
+    print(f"\n{'stage':24s}{'share':>12s}{'calls a clip':>14s}")
+    for (_, _, name), (_, calls, _, cumulative, _) in sorted(stats.items(), key=lambda item: -item[1][3]):
+        if name in STAGES:
+            print(f"{name:24s}{cumulative / total:12.1%}{calls / clips:14.1f}")
+
+
+def print_statistics(makers: dict[str, Callable], clips: int) -> None:
+    """Means and standard deviations of the views over the clips [grey levels], and of edges and grid."""
+    print(f"\n{'mean, std':24s}" + "".join(f"{name:>18s}" for name in makers))
+    rows = {}
+    for name, make in makers.items():
+        for branch, view in (("color", "view_a"), ("color", "view_b"), ("color", "target"), ("color", "edge"),
+                             ("color", "grid"), ("dense", "view_1"), ("dense", "view_2")):
+            values = torch.stack([make(i)[branch][view].float() for i in range(clips)])
+            scale = 255 if name == "plain" and view.startswith("view") else 1
+            rows.setdefault(view, []).append((float(scale * values.mean()), float(scale * values.std())))
+    for view, columns in rows.items():
+        print(f"{view:24s}" + "".join(f"{mean:10.3f}{std:8.3f}" for mean, std in columns))
+
+
+def print_reduced(paths: list[Path]) -> None:
+    """What decoding at half size changes in frames that are reduced below it anyway (here to a third)."""
+    differences, full, half = [], [], []
+    for path in paths:
+        start = time.process_time()
+        whole = read_frame(path)
+        middle = time.process_time()
+        reduced = read_frame(path, reduction=2)
+        half.append(time.process_time() - middle)
+        full.append(middle - start)
+        size = whole.shape[1] // 3, whole.shape[0] // 3
+        a, b = (cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(int) for image in (whole, reduced))
+        differences.append(abs(a - b).mean())
+    print(f"\nreduced decoding: mean difference {statistics.mean(differences):.2f} grey levels (largest of a frame "
+          f"{max(differences):.2f}), {statistics.median(full) / statistics.median(half):.2f}x as fast, "
+          f"{len(paths)} frames; {os.cpu_count()} cores here, one used")
+
+
+if __name__ == "__main__":
+    run_script(main)
