@@ -34,21 +34,50 @@ def color_loss(features: Tensor, target: Tensor, edge_weight: Tensor | None, *, 
 def rebuild_colors(features: Tensor, target: Tensor, *, temperature: float, negatives: bool) -> Tensor:
     """The patches of all other frames rebuilt from frame i, for each i: [B,T,(T-1)hw,P]; arguments as `color_loss`.
 
-    Each patch is the mean of the source's patches weighted by softmax(temperature * q_j . q_i): exactly attention with
-    the features as queries and keys and the patches as values, whose kernels never store the hw x 2hw weights.
+    Each patch is the mean of the source's patches weighted by softmax(temperature * q_j . q_i): attention with the
+    features as queries and keys and the patches as values.
     """
     tokens = features.flatten(3).transpose(2, 3)  # [B,T,hw,C]
-    patches = _patches(target, features)  # [B,T,hw,P]
+    patches = _patches(target, features).to(tokens.dtype)  # [B,T,hw,P]
     keys, values = tokens, patches
     if negatives:
         clips = slice(rank() * len(tokens), (rank() + 1) * len(tokens))
         keys = torch.cat([tokens, gather(tokens).flip(0)[clips]], dim=2)  # [B,T,2hw,C]
         values = torch.cat([patches, gather(patches).flip(0)[clips]], dim=2)  # [B,T,2hw,P]
-    width = max(tokens.shape[-1], patches.shape[-1])  # fused kernels want equal widths; zeros change no product
+    attend = attend_by_products if features.device.type == "cpu" and features.dtype == torch.float32 else attend_fused
+    return attend(_destinations(tokens), keys, values, temperature)
+
+
+def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """softmax(scale * queries . keys) over keys times values, [B,T,q,C], [B,T,k,C], [B,T,k,P] to [B,T,q,P].
+
+    By kernels that never store the q x k weights.
+    """
+    width = max(queries.shape[-1], values.shape[-1])  # fused kernels want equal widths; zeros change no product
     widen = lambda x: F.pad(x, (0, width - x.shape[-1]))
-    rebuilt = F.scaled_dot_product_attention(widen(_destinations(tokens)), widen(keys), widen(values.to(keys.dtype)),
-                                             scale=temperature)
-    return rebuilt[..., :patches.shape[-1]]
+    attended = F.scaled_dot_product_attention(widen(queries), widen(keys), widen(values), scale=scale)
+    return attended[..., :values.shape[-1]]
+
+
+def attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """As `attend_fused`, each source frame's two products as 1x1 convolutions whose filters are its cells.
+
+    PyTorch hands float32 convolutions on CPUs to oneDNN, and matrix products and attention to slower kernels: together
+    half the speed (benchmarks/training.py).
+    """
+    attended = []
+    for query, key, value in zip((scale * queries).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)):
+        similarity = _product(query, key)  # [q,k]
+        attended.append(_product(similarity.softmax(dim=1), value.t()))
+    return torch.stack(attended).unflatten(0, queries.shape[:2])
+
+
+def _product(rows: Tensor, filters: Tensor) -> Tensor:
+    """rows [n,c] times filters [m,c] transposed: [n,m]."""
+    image = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)  # [1,c,n,1], channels last: nothing is copied
+    # The dilation of a 1x1 filter means nothing; it keeps a single thread from falling back to the plain product.
+    products = F.conv2d(image, filters[:, :, None, None], dilation=2)  # [1,m,n,1]
+    return products.permute(0, 2, 3, 1).reshape(len(rows), -1)
 
 
 def _patches(pixels: Tensor, features: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,15 @@ def gather_objects(local: object) -> list:
     return everything
 
 
+def from_first(local: object) -> Any:
+    """The first process's picklable object; the others' is ignored."""
+    if world_size() == 1:
+        return local
+    carrier = [local]
+    dist.broadcast_object_list(carrier)
+    return carrier[0]
+
+
 def largest(number: int, device: torch.device) -> int:
     """The largest of the processes' whole numbers."""
     if world_size() == 1:
@@ -85,16 +95,20 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        moments = torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))])
-        mean, square = dist_nn.all_reduce(moments) / world_size()
-        variance = square - mean.square()
-        with torch.no_grad():
-            count = values.numel() // values.shape[1] * world_size()
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
+        local = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=False)])  # [2,C]
+        means, variances = gather(local[None]).unbind(1)  # [world,C] each
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        self._count(mean.detach(), variance.detach(), values.numel() // values.shape[1] * world_size())
         scale = self.weight * (variance + self.eps).rsqrt()
         return (values * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(x.dtype)
+
+    @torch.no_grad()
+    def _count(self, mean: Tensor, variance: Tensor, size: int) -> None:
+        """Add a batch of `size` values a channel to the running statistics."""
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (size / (size - 1)), self.momentum)
+        self.num_batches_tracked += 1
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:

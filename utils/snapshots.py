@@ -1,4 +1,6 @@
-"""The checkpoints of one experiment: `last.pth` to resume, `epoch_NNN.pth` to use, `final.pth` their average."""
+"""The checkpoints of one experiment: `last.pth` to resume, `epoch_NNN.pth` to use, `final.pth` their average, with a
+running average `final_ema.pth`, and after validation `best_0.7312_epoch_020.pth`, named by score.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from utils.checkpoint import average_models, read_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -21,7 +25,8 @@ class Snapshots:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.last, self.previous, self.final = (folder / f"{n}.pth" for n in ("last", "previous", "final"))
+        self.last, self.previous, self.fresh, self.final, self.final_ema = (
+            folder / f"{name}.pth" for name in ("last", "previous", "fresh", "final", "final_ema"))
 
     def exist(self) -> bool:
         """Whether this experiment has written anything."""
@@ -29,15 +34,16 @@ class Snapshots:
 
     def save_last(self, contents: dict[str, Any]) -> None:
         """Replace the resumable checkpoint; until the new one is whole the old one stays where it is."""
-        fresh = self.folder / "fresh.pth"
-        save_checkpoint(fresh, contents)
+        save_checkpoint(self.fresh, contents)
         if self.last.exists():
             os.replace(self.last, self.previous)
-        os.replace(fresh, self.last)
+        os.replace(self.fresh, self.last)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest complete resumable checkpoint, or None where there is none."""
-        found = [path for path in (self.folder / "fresh.pth", self.last, self.previous) if path.exists()]
+        for leftover in self.folder.glob(".*.pth"):  # what a killed run was writing
+            leftover.unlink()
+        found = [path for path in (self.fresh, self.last, self.previous) if path.exists()]
         for path in found:
             try:
                 contents = read_checkpoint(path)
@@ -57,12 +63,25 @@ class Snapshots:
         if epoch % KEEP_EVERY == 0 or epoch > epochs - AVERAGED:
             save_checkpoint(self._epoch(epoch), contents)
 
+    def save_best(self, contents: dict[str, Any], epoch: int, score: float, keep: int) -> None:
+        """Write this epoch's model if its score in [0,1] is among the `keep` highest so far, and drop the others."""
+        path = self.folder / f"best_{score:.4f}_epoch_{epoch:03d}.pth"
+        best = sorted({path, *self.folder.glob("best_*.pth")}, key=lambda path: path.name, reverse=True)
+        if path in best[:keep]:
+            save_checkpoint(path, contents)
+        for worse in best[keep:]:
+            worse.unlink(missing_ok=True)
+
     def save_final(self, contents: dict[str, Any], epochs: int) -> None:
         """Write `contents` with the mean of the last epochs' models."""
         averaged = range(max(1, epochs - AVERAGED + 1), epochs + 1)
         states = [read_checkpoint(self._epoch(epoch))["model"] for epoch in averaged]
-        contents["provenance"]["averaged_epochs"] = list(averaged)
-        save_checkpoint(self.final, {**contents, "model": average_models(states)})
+        provenance = {**contents["provenance"], "averaged_epochs": list(averaged)}
+        save_checkpoint(self.final, {**contents, "provenance": provenance, "model": average_models(states)})
+
+    def save_running_average(self, contents: dict[str, Any], state: dict[str, Tensor]) -> None:
+        """Write `contents` with the running average as its model."""
+        save_checkpoint(self.final_ema, {**contents, "model": state})
 
     def _epoch(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:03d}.pth"

@@ -1,0 +1,54 @@
+"""J&F of a network in training on a labelled list (`--validate`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.evaluation_video import read_video
+from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from models.colornet import ColorNet
+from models.propagation import build_propagator
+from utils.config import TestSettings
+from utils.davis_metrics import object_births, score_tracks, statistics
+from utils.distributed import gather_objects, rank, world_size
+from utils.errors import UserError
+
+
+class Validation:
+    """Carries the first masks of a list's sequences through them and scores the result as DAVIS does.
+
+    Args:
+        name: an evaluation list, whose masks of later frames are the truth; `UserError` where it has none.
+        root: the data root.
+        settings: the section TEST.
+    """
+
+    def __init__(self, name: str | Path, root: str, settings: TestSettings):
+        self.sequences = read_evaluation_list(find_list(name, root), root)
+        self.settings = settings
+        if not any(frame.mask.is_file() for sequence in self.sequences for frame in sequence.frames[1:-1]):
+            raise UserError(f"--validate needs a list whose masks of later frames exist; {name} has none between the "
+                            "first and the last frame of a sequence")
+
+    def __call__(self, model: ColorNet) -> dict[str, float]:
+        """`val/J&F`, `val/J` and `val/F` in [0,1], means over all objects; the processes share the sequences."""
+        mode = model.training
+        model.eval()
+        scores = [score for sequence in self.sequences[rank()::world_size()]
+                  for score in self._sequence_scores(model, sequence)]
+        model.train(mode)
+        J, F = np.mean([score for part in gather_objects(scores) for score in part], axis=0).tolist()
+        return {"val/J&F": (J + F) / 2, "val/J": J, "val/F": F}
+
+    def _sequence_scores(self, model: ColorNet, sequence: EvaluationSequence) -> list[tuple[float, float]]:
+        """Mean J and F of each object."""
+        propagator = build_propagator(model, self.settings)
+        truths, predictions = zip(*((frame.mask, propagator.step(frame.image, frame.mask))
+                                    for frame in read_video(sequence)))
+        births = object_births(np.zeros_like(predictions[0]) if truth is None else truth for truth in truths)
+        pairs = [None if truth is None else (truth, mask) for truth, mask in zip(truths, predictions)]
+        pairs[0] = pairs[-1] = None
+        scores = score_tracks(pairs, births)
+        return [(statistics(J).mean, statistics(F).mean) for J, F in zip(scores.J, scores.F) if not np.isnan(J).all()]

@@ -1,0 +1,93 @@
+"""What training changes, as a checkpoint holds it: enough to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from utils import distributed
+from utils.averages import RunningAverage
+from utils.errors import UserError
+
+CHANGEABLE = ("train_config.exp", "data.source", "settings.DATASET.ROOT", "settings.TRAIN.NUM_WORKERS",
+              "settings.TRAIN.SAVE_EVERY_STEPS", "settings.TRAIN.VALIDATE_EVERY", "settings.TRAIN.KEEP_BEST",
+              "settings.TEST.", "settings.LOG.", "settings.TB.")
+# ... beginnings of the keys that a resumed run may change: its weights do not depend on them
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with the seed it determines everything random that follows."""
+
+    epoch: int = 1  # in progress, from 1
+    batch: int = 0  # batches of that epoch already done
+    step: int = 0  # optimiser steps done
+    drawn: int = 0  # clips
+    failed: int = 0  # of these, clips that another one stood in for because a frame could not be decoded
+
+    @property
+    def trained_epoch(self) -> int:
+        """The last epoch of which anything has been trained; 0 before the first step."""
+        return self.epoch if self.batch else self.epoch - 1
+
+
+@dataclass
+class TrainingState:
+    """The network, what optimises it, and where it stands.
+
+    `origin` is what its weights depend on, as plain values: `train_config`, `settings`, `data` (source and counts) and
+    options such as the seed. A resumed run must agree with it, but for `CHANGEABLE`.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: RunningAverage | None
+    origin: dict[str, Any]
+    progress: Progress
+
+    def contents(self) -> dict[str, Any]:
+        """A model file: the weights and what made them."""
+        origin = {**self.origin}
+        configs = {key: origin.pop(key) for key in ("train_config", "settings")}
+        versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__),
+                    "numpy": np.__version__, "python": platform.python_version()}
+        provenance = {**origin, "epoch": self.progress.trained_epoch, "step": self.progress.step,
+                      "processes": distributed.world_size(), "versions": versions}
+        return {"model": self.model.state_dict(), **configs, "provenance": provenance}
+
+    def resumable_contents(self) -> dict[str, Any]:
+        """A model file with all else that training changes."""
+        training = {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
+                    "average": self.average and self.average.state, "progress": asdict(self.progress)}
+        return self.contents() | {"training": training}
+
+    def restore(self, contents: dict[str, Any]) -> None:
+        """Take up resumable contents; `UserError` where what made them differs from what this run is."""
+        made = {key: (contents | contents["provenance"]).get(key) for key in self.origin}
+        changed = [key for key in _differences(made, self.origin) if not key.startswith(CHANGEABLE)]
+        if changed:
+            raise UserError("--resume goes on with what the run began with; changed: "
+                            f"{', '.join(key.removeprefix('settings.') for key in sorted(changed))}; restore the old "
+                            "values or start another --exp")
+        training = contents["training"]
+        self.model.load_state_dict(contents["model"])
+        self.optimiser.load_state_dict(training["optimiser"])
+        self.scaler.load_state_dict(training["scaler"])
+        if self.average is not None:
+            self.average.load(training["average"])
+        self.progress = Progress(**training["progress"])
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> set[str]:
+    """Names of the keys whose values differ between two nested dicts."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return set().union(*(_differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
+                             for key in old.keys() | new.keys()))
+    return set() if old == new else {prefix}
