@@ -10,7 +10,6 @@ of the same network before training. The output folder is replaced when it is on
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import subprocess
@@ -38,7 +37,7 @@ STILLS = 8
 MARK = "made_by_the_demo"  # a file in the output folder: what carries it may be replaced
 TRAIN_CONFIG = {"base": str(REPOSITORY / "data/configs/train_config_default_S.json"), "exp": "demo", "video_len": 3}
 SETTINGS = {"DATASET.CROP_SIZE": [128, 128], "DATASET.SMALLEST_RANGE": [128, 161], "TRAIN.BATCH_SIZE": 4,
-            "TRAIN.NUM_EPOCHS": 25, "TRAIN.NUM_WORKERS": 1, "MODEL.LR": 1e-3, "LOG.ITER_TRAIN": 12,
+            "TRAIN.NUM_EPOCHS": 20, "TRAIN.NUM_WORKERS": 1, "MODEL.LR": 1e-3, "LOG.ITER_TRAIN": 12,
             "TB.ITER_IMAGES": 100, "TEST.INFER_WH": list(SIZE)}
 
 
@@ -49,11 +48,11 @@ def main() -> int:
     clips = make_data(folder / "data", args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
     train(folder, args.seed)
-    scores = {}
-    for name, model in (("untrained", untrained), ("trained", folder / "snapshots/demo/final.pth")):
-        for key in FEATURE_KEYS:
-            predict(folder, model, key, folder / "masks" / name)
-            scores[name, key] = evaluate(folder, folder / "masks" / name / f"{key}_vos")
+    models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth"}
+    runs = [(name, key) for name in models for key in FEATURE_KEYS]
+    for name, key in runs:
+        predict(folder, models[name], key, folder / "masks" / name)
+    scores = dict(zip(runs, evaluate(folder, [folder / "masks" / name / f"{key}_vos" for name, key in runs])))
     best = max(FEATURE_KEYS, key=lambda key: scores["trained", key])
     sheet = contact_sheet(folder, clips, best)
     return report(folder, scores, sheet, time.time() - start)
@@ -118,12 +117,12 @@ def predict(folder: Path, model: Path, key: str, output: Path) -> None:
         "--resume", model, *overrides(folder), "TEST.KEY", key)
 
 
-def evaluate(folder: Path, results: Path) -> float:
-    """The evaluation command; J&F in percent."""
-    run("evaluation_method.py", "--task", "semi-supervised", "--davis_path", folder / "data/davis2017",
-        "--results_path", results)
-    with open(results / "global_results-val.csv") as file:
-        return 100 * float(next(csv.DictReader(file))["J&F-Mean"])
+def evaluate(folder: Path, results: list[Path]) -> list[float]:
+    """The evaluation command on all results, the object that appears late included; J&F of each in percent."""
+    davis = folder / "data/davis2017"
+    run("evaluation_method.py", "--task", "semi-supervised", "--gt_path", davis / "Annotations/480p",
+        "--images_path", davis / "JPEGImages/480p", "--results_path", *results, "--report", folder / "report.html")
+    return [100 * json.loads((path / "results-val.json").read_text())["global"]["J&F-Mean"] for path in results]
 
 
 def overrides(folder: Path) -> list:
@@ -168,7 +167,8 @@ def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seco
     helped = gains[FEATURE_KEYS.index("merge")] > 0
     print("\nTraining helped the merged feature." if helped else
           "\nTraining did NOT help the merged feature: something is wrong, or the seed is unlucky.")
-    print(f"Overlays: {folder}/masks/*/*_vis   contact sheet: {sheet}\nCurves: tensorboard --logdir {folder}/logs\n"
+    print(f"Overlays: {folder}/masks/*/*_vis   contact sheet: {sheet}\n"
+          f"Report: {folder}/report.html   curves: tensorboard --logdir {folder}/logs\n"
           f"Training from the made stills: the training command above with --exp demo_stills --coco\n"
           f"{seconds:.0f} s in all")
     return 0 if helped else 1
