@@ -80,4 +80,4 @@ def checked(batch: dict[str, Any]) -> dict[str, Any]:
 def init_worker(worker: int) -> None:
     """Set up a loader process: signals are the training process's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

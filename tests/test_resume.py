@@ -1,0 +1,196 @@
+"""Whatever ends a run, it goes on to the same weights, bit for bit; what cannot go on exactly is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import trainColorNetDUL_benchmark as training
+from tests.training_helpers import ENVIRONMENT, SCRIPT, arguments, checkpoint, differing, make_data, records
+from utils.errors import UserError, run_script
+
+EPOCHS, STEPS = 4, 12  # of the whole run: three batches of two clips an epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("resume") / "data")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Fresh processes by the fork of one that has imported the training command and computed nothing."""
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainColorNetDUL_benchmark", "tests.test_resume"])
+    yield context
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def child(words, output, largest_file):
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115 (closed by the end of the process)
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    run_script(lambda: training.main(words))
+
+
+class Trainer:
+    """Starts runs of the training command in processes of their own."""
+
+    def __init__(self, context, folder, data):
+        self.context, self.folder, self.data = context, folder, data
+
+    def start(self, *options, largest_file=0, **settings):
+        words = arguments(self.folder, *options, data=self.data, TRAIN__NUM_EPOCHS=EPOCHS, TRAIN__SAVE_EVERY_STEPS=1,
+                          TRAIN__EMA=0.9, **settings)
+        process = self.context.Process(target=child, args=(words, self.folder / "output.txt", largest_file))
+        process.start()
+        return process
+
+    def finish(self, *options, **settings):
+        process = self.start(*options, **settings)
+        process.join()
+        return process.exitcode
+
+    def kill_at(self, step, number, *options):
+        """Send the signal once `step` is logged, at some moment of what follows."""
+        process = self.start(*options)
+        while process.is_alive() and (not (seen := records(self.folder)) or seen[-1]["step"] < step):
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.15))
+        os.kill(process.pid, number)
+        process.join()
+        return process.exitcode
+
+    @property
+    def output(self):
+        return (self.folder / "output.txt").read_text()
+
+
+@pytest.fixture
+def trainer(processes, tmp_path, data):
+    return Trainer(processes, tmp_path, data)
+
+
+@pytest.fixture(scope="module")
+def whole(processes, tmp_path_factory, data):
+    """An uninterrupted run."""
+    whole = Trainer(processes, tmp_path_factory.mktemp("whole"), data)
+    assert whole.finish() == 0, whole.output
+    return whole
+
+
+def assert_same_result(trainer, whole):
+    for name in ("final.pth", "final_ema.pth"):
+        assert differing(checkpoint(trainer.folder, name)["model"], checkpoint(whole.folder, name)["model"]) == []
+    assert [record["step"] for record in records(trainer.folder)] == list(range(1, STEPS + 1))
+    exact = ("step", "epoch", "loss/total", "loss/color", "loss/consistency", "loss/dense", "lr")
+    curves = [[[record[key] for key in exact] for record in records(t.folder)] for t in (trainer, whole)]
+    assert curves[0] == curves[1]
+
+
+def test_ten_kills_at_random_points_change_nothing(trainer, whole):
+    random.seed(7)
+    killers = [signal.SIGKILL] * 7 + [signal.SIGTERM] * 2 + [signal.SIGINT]
+    random.shuffle(killers)
+    statuses = []
+    for kill, number in enumerate(killers):
+        options = ["--resume", "auto"] if kill else []
+        statuses.append(trainer.kill_at(random.choice([kill // 2, kill // 2 + 1, kill]), number, *options))
+    expected = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130}}
+    assert all(status in expected[number] for status, number in zip(statuses, killers)), (statuses, killers)
+    assert trainer.finish("--resume", "auto") == 0, trainer.output
+    assert_same_result(trainer, whole)
+    assert not list(trainer.folder.glob("snapshots/tiny/.*")), "what a kill left half-written is cleared away"
+
+
+def test_a_signal_ends_the_step_saves_and_says_so(trainer, whole):
+    assert trainer.kill_at(4, signal.SIGTERM) == 128 + signal.SIGTERM
+    position = checkpoint(trainer.folder, "last.pth")["training"]["progress"]
+    assert position["step"] >= 4 and f"SIGTERM after step {position['step']}" in trainer.output
+    assert "--resume auto" in trainer.output and "Traceback" not in trainer.output
+    assert trainer.finish("--resume", "auto") == 0
+    assert_same_result(trainer, whole)
+
+
+def test_a_signal_to_the_whole_process_group_spares_the_loader_processes(trainer):
+    words = arguments(trainer.folder, data=trainer.data, TRAIN__NUM_WORKERS=1, TRAIN__NUM_EPOCHS=100)
+    process = subprocess.Popen([sys.executable, SCRIPT, *words], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    while not records(trainer.folder):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # as a batch system does, and a terminal with Ctrl-C
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert checkpoint(trainer.folder, "last.pth")["training"]["progress"]["step"] > 0
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(trainer, whole):
+    trainer.kill_at(3, signal.SIGTERM)
+    folder = trainer.folder / "snapshots/tiny"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert trainer.finish("--resume", "auto", largest_file=1_000_000) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "could not be written" in trainer.output and "free some space" in trainer.output
+    assert "Traceback" not in trainer.output
+    assert trainer.finish("--resume", "auto") == 0
+    assert_same_result(trainer, whole)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(trainer, whole):
+    trainer.kill_at(4, signal.SIGTERM)
+    last = trainer.folder / "snapshots/tiny/last.pth"
+    last.write_bytes(last.read_bytes()[:-5000])
+    assert trainer.finish("--resume", "auto") == 0
+    assert "last.pth is not a readable checkpoint" in trainer.output and "previous.pth" in trainer.output
+    assert_same_result(trainer, whole)
+
+
+def run(folder, data, *options, **settings):
+    training.main(arguments(folder, *options, data=data, **settings))
+
+
+def test_existing_experiments_and_other_configurations_are_refused(tmp_path, data, restored_process):
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for options, settings, words in [
+            ([], {}, ["tiny exists", "--resume auto", "--exp"]),
+            (["--resume", "auto"], {"MODEL__LR": 0.5}, ["MODEL.LR"]),
+            (["--resume", "auto", "--seed", 5], {}, ["seed"]),
+            (["--resume", "auto", "--precision", "bf16"], {}, ["precision"])]:
+        with pytest.raises(UserError) as refusal:
+            run(tmp_path, data, *options, **({"TRAIN__NUM_EPOCHS": 1} | settings))
+        assert all(word in str(refusal.value) for word in words)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == written
+
+
+def test_what_the_weights_do_not_depend_on_may_change(tmp_path, data, restored_process):
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+    moved = shutil.copytree(data, tmp_path / "moved")
+    run(tmp_path, moved, "--resume", "auto", TRAIN__NUM_EPOCHS=1, LOG__ITER_TRAIN=5, TEST__KNN=3)
+
+
+def test_resuming_without_any_whole_checkpoint_is_refused(tmp_path, data, restored_process):
+    folder = tmp_path / "snapshots/tiny"
+    folder.mkdir(parents=True)
+    (folder / "last.pth").write_bytes(b"cut")
+    with pytest.raises(UserError, match="no checkpoint in .* is complete"):
+        run(tmp_path, data, "--resume", "auto")
+
+
+def test_resuming_what_has_not_begun_begins(tmp_path, data, restored_process):
+    run(tmp_path, data, "--resume", "auto", TRAIN__NUM_EPOCHS=1)
+    assert len(records(tmp_path)) == 3
