@@ -187,7 +187,7 @@ def test_resuming_without_any_whole_checkpoint_is_refused(tmp_path, data, restor
     folder = tmp_path / "snapshots/tiny"
     folder.mkdir(parents=True)
     (folder / "last.pth").write_bytes(b"cut")
-    with pytest.raises(UserError, match="no checkpoint in .* is complete"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
         run(tmp_path, data, "--resume", "auto")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 
@@ -45,7 +44,23 @@ def rank() -> int:
 
 def gather(local: Tensor) -> Tensor:
     """[n,...] of each process to [world*n,...] in rank order, with gradients back to every process."""
-    return torch.cat(dist_nn.all_gather(local.contiguous())) if world_size() > 1 else local
+    return _Gather.apply(local.contiguous()) if world_size() > 1 else local
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' parts in one tensor; the gradient of a part is the sum of what all processes ask of it."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(parts, local)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
 
 
 def gather_objects(local: object) -> list:
@@ -94,7 +109,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """[N,C,H,W] to [N,C,H,W]; every process holds the same N, H and W."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
         local = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=False)])  # [2,C]
         means, variances = gather(local[None]).unbind(1)  # [world,C] each
         mean = means.mean(0)
