@@ -21,8 +21,10 @@ import importlib.util
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +35,15 @@ from utils.errors import UserError
 
 METHODS = ("exact", "fast")
 TRIES = {"exact": (32, 160), "fast": (16,)}  # groups computed for a query, in turn; fast takes what it finds
-QUERIES = 240  # searched at a time where memory allows; more only makes windows wider
+QUERIES = 180  # searched at a time where memory allows; more only makes windows wider
 EXHAUSTIVE_SHARE = 4  # an exhaustive search takes this many times fewer: its rows are as long as the context
 CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
 STALE = 0.25  # share of queries unproven at a try that calls for a new basis
 HOPELESS = 0.5  # share above which another try costs more than comparing with everything
 BASIS_LIFE = 20  # frames that a basis serves at least
+
+Result = TypeVar("Result")
 
 warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
 
@@ -72,7 +76,7 @@ class NeighbourPropagation:
         knn: neighbours of a position; all candidates where there are fewer.
         radius: [positions] recent frames count strictly within this Euclidean distance on the feature map.
         temperature: divides similarities before the softmax over the neighbours.
-        method: "exact", or "fast", which may miss a neighbour (CPU) or compares in bfloat16 (CUDA).
+        method: "exact", or "fast", which may miss a neighbour (CPU) or compares in float16 (CUDA).
         max_memory: [bytes] that features kept and the search may take together; None is no limit.
     """
 
@@ -120,20 +124,24 @@ class NeighbourPropagation:
         left = torch.arange(store.size, device=store.device)
         if store.bound_dtype:
             left = self._search_by_bounds(store, query, slots, best, tile)
-        for queries in left.split(max(tile // EXHAUSTIVE_SHARE, 1)) if len(left) else ():
+
+        def compare_all(queries: Tensor) -> None:
             best.similarity[queries], best.candidate[queries] = self._search_all(store, query, slots, queries)
+
+        _side_by_side(compare_all, left.split(max(tile // EXHAUSTIVE_SHARE, 1)) if len(left) else ())
         return best
 
     def _search_by_bounds(self, store: FrameStore, query: int, slots: list[int], best: Best, tile: int) -> Tensor:
         """Fill `best` where the bounds prove it; the queries that are left."""
         left, probes = torch.arange(store.size), store.probes(query)
+
+        def unproven(groups: int, queries: Tensor) -> Tensor:
+            found, proven = self._search_groups(store, query, probes, slots, queries, groups)
+            best.similarity[queries], best.candidate[queries] = found
+            return queries[~proven]
+
         for groups in TRIES[self.method]:
-            unproven = []
-            for queries in left.split(tile):
-                found, proven = self._search_groups(store, query, probes, slots, queries, groups)
-                best.similarity[queries], best.candidate[queries] = found
-                unproven.append(queries[~proven])
-            left = torch.cat(unproven)
+            left = torch.cat(_side_by_side(partial(unproven, groups), left.split(tile)))
             if not len(left):
                 break
             if len(left) > STALE * store.size and store.age > BASIS_LIFE:
@@ -197,7 +205,8 @@ class NeighbourPropagation:
             part.masked_fill_(far, -torch.inf)
         # The k best lie in the k chunks of largest maximum, of equal ones the first.
         peaks = similarity.view(len(rows), -1, CHUNK).amax(2)
-        chunks = _best(peaks, torch.arange(peaks.shape[1], device=store.device), self.knn).candidate.clamp(min=0)
+        numbers = torch.arange(peaks.shape[1], device=store.device)
+        chunks = _best(peaks, numbers, min(self.knn, len(numbers))).candidate
         columns = (chunks[:, :, None] * CHUNK + torch.arange(CHUNK, device=store.device)).flatten(1)  # [q,k*CHUNK]
         return _best(similarity.gather(1, columns), candidate[columns], self.knn)
 
@@ -232,9 +241,10 @@ class NeighbourPropagation:
             + 12 * positions * self.knn
         a_query = max(4 * positions * (frames + 4) / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
                       20 * positions + 60 * GROUP * max(TRIES[self.method]))  # what the two searches hold for each
-        tile = min(QUERIES, int((self.max_memory - fixed) / a_query))
+        threads = torch.get_num_threads()
+        tile = min(QUERIES, int((self.max_memory - fixed) / (threads * a_query)))
         if tile < EXHAUSTIVE_SHARE:
-            needed = fixed + EXHAUSTIVE_SHARE * a_query
+            needed = fixed + EXHAUSTIVE_SHARE * threads * a_query
             raise UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
                             f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
                             "TEST.INFER_WH or TEST.CXT_SIZE")
@@ -246,6 +256,18 @@ def _bound_dtype(device: torch.device) -> torch.dtype | None:
     if device.type != "cpu":
         return None
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
+
+
+def _side_by_side(function: Callable[[Tensor], Result], tiles: Sequence[Tensor]) -> list[Result]:
+    """`function` of every tile. On a CPU each thread computes a tile alone, so that none waits within an operation."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tiles) < 2 or tiles[0].is_cuda:
+        return [function(tile) for tile in tiles]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(torch.inference_mode()(function), tiles))
+    finally:
+        torch.set_num_threads(threads)  # the number set last is what threads started elsewhere begin with
 
 
 def _products(queries: Tensor, table: Tensor, rows: Tensor) -> Tensor:
