@@ -48,6 +48,15 @@ def rebuild_colors(features: Tensor, target: Tensor, *, temperature: float, nega
     return attend(_destinations(tokens), keys, values, temperature)
 
 
+def rebuilt_pixels(patches: Tensor, features: Tensor, target: Tensor) -> Tensor:
+    """Patches of one frame's cells [hw,P], as `rebuild_colors` gives them, back to pixels [3,H,W].
+
+    `features` [...,h,w] and `target` [...,H,W] are those that they were rebuilt from.
+    """
+    cells = patches.t().unflatten(1, features.shape[-2:])  # [P,h,w]
+    return F.pixel_shuffle(cells, target.shape[-1] // features.shape[-1])
+
+
 def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """softmax(scale * queries . keys) over keys times values, [B,T,q,C], [B,T,k,C], [B,T,k,P] to [B,T,q,P].
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.color import rebuild_colors
+from losses.color import rebuild_colors, rebuilt_pixels
 
 
 @torch.no_grad()
@@ -36,12 +36,11 @@ def training_pictures(model: nn.Module, batch: Mapping[str, Mapping[str, Tensor]
     model.train(mode)
     rebuilt = rebuild_colors(features, target, temperature=temperature, negatives=False)[0]  # [T,(T-1)hw,P]
     cells = features.shape[-2] * features.shape[-1]
-    successors = torch.stack([rebuilt[i, i * cells:(i + 1) * cells] if i < len(rebuilt) - 1 else rebuilt[i, :cells]
-                              for i in range(len(rebuilt))])  # frame i+1 from frame i, the first from the last
-    patch = target.shape[-1] // features.shape[-1]
-    rebuilt_pixels = F.pixel_shuffle(successors.transpose(1, 2).unflatten(2, features.shape[-2:]), patch)
+    after = [rebuilt[i, i * cells:(i + 1) * cells] if i < len(rebuilt) - 1 else rebuilt[i, :cells]
+             for i in range(len(rebuilt))]  # frame i+1 from frame i, the first from the last
+    pixels = torch.stack([rebuilt_pixels(patches, features, target) for patches in after])
     show = {"view a": _denormalised(views["view_a"]), "target": _as_rgb(views["target"], color_mode),
-            "target rebuilt from the frame before": _as_rgb(rebuilt_pixels.roll(1, 0), color_mode)}
+            "target rebuilt from the frame before": _as_rgb(pixels.roll(1, 0), color_mode)}
     if "edge" in views:
         show["edge weight"] = _grey((views["edge"] - 1) / 4)
     if "view_b" in views:
