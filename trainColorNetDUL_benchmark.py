@@ -103,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     workers = settings.TRAIN.NUM_WORKERS
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
                         worker_init_fn=init_worker, persistent_workers=workers > 0, pin_memory=device.type == "cuda")
-    validation = Validation(args.validate, settings.DATASET.ROOT, settings.TEST) if args.validate else None
 
     # --- model, objective, optimiser ---
     model = prepare_model(build_model(train_config, settings), args, device)
@@ -114,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         scaler=torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"), progress=Progress(),
         origin={"train_config": resolved(train_config), "settings": resolved(settings), "data": dataset.summary,
                 "seed": args.seed, "precision": args.precision, "accumulate": args.accumulate})
+    validation = Validation(args.validate, settings.DATASET.ROOT, settings.TEST, model) if args.validate else None
     run = Run(args, settings, train_config, device, state, build_objective(train_config, settings), snapshots, log,
               validation, stop)
     if args.resume:
@@ -207,7 +207,7 @@ def end_epoch(run: Run) -> None:
     if first:
         run.snapshots.save_epoch(run.state.contents(), position.epoch, settings.NUM_EPOCHS)
     if run.validation and (position.epoch % settings.VALIDATE_EVERY == 0 or position.epoch == settings.NUM_EPOCHS):
-        scores = run.validation(run.state.model)
+        scores = run.validation()
         if first:
             run.log.log({"epoch": position.epoch, **scores}, position.step)
             run.snapshots.save_best(run.state.contents(), position.epoch, scores["val/J&F"], settings.KEEP_BEST)

@@ -22,29 +22,31 @@ class Validation:
     Args:
         name: an evaluation list, whose masks of later frames are the truth; `UserError` where it has none.
         root: the data root.
-        settings: the section TEST.
+        settings: the section TEST; `UserError` where it asks for a feature that the model does not have.
+        model: the network in training; it is left in the mode it is in.
     """
 
-    def __init__(self, name: str | Path, root: str, settings: TestSettings):
+    def __init__(self, name: str | Path, root: str, settings: TestSettings, model: ColorNet):
         self.sequences = read_evaluation_list(find_list(name, root), root)
-        self.settings = settings
+        self.model, self.settings = model, settings
+        build_propagator(model, settings)
         if not any(frame.mask.is_file() for sequence in self.sequences for frame in sequence.frames[1:-1]):
             raise UserError(f"--validate needs a list whose masks of later frames exist; {name} has none between the "
                             "first and the last frame of a sequence")
 
-    def __call__(self, model: ColorNet) -> dict[str, float]:
+    def __call__(self) -> dict[str, float]:
         """`val/J&F`, `val/J` and `val/F` in [0,1], means over all objects; the processes share the sequences."""
-        mode = model.training
-        model.eval()
+        mode = self.model.training
+        self.model.eval()
         scores = [score for sequence in self.sequences[rank()::world_size()]
-                  for score in self._sequence_scores(model, sequence)]
-        model.train(mode)
+                  for score in self._sequence_scores(sequence)]
+        self.model.train(mode)
         J, F = np.mean([score for part in gather_objects(scores) for score in part], axis=0).tolist()
         return {"val/J&F": (J + F) / 2, "val/J": J, "val/F": F}
 
-    def _sequence_scores(self, model: ColorNet, sequence: EvaluationSequence) -> list[tuple[float, float]]:
+    def _sequence_scores(self, sequence: EvaluationSequence) -> list[tuple[float, float]]:
         """Mean J and F of each object."""
-        propagator = build_propagator(model, self.settings)
+        propagator = build_propagator(self.model, self.settings)
         truths, predictions = zip(*((frame.mask, propagator.step(frame.image, frame.mask))
                                     for frame in read_video(sequence)))
         births = object_births(np.zeros_like(predictions[0]) if truth is None else truth for truth in truths)
