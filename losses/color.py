@@ -44,7 +44,7 @@ def rebuild_colors(features: Tensor, target: Tensor, *, temperature: float, nega
         clips = slice(rank() * len(tokens), (rank() + 1) * len(tokens))
         keys = torch.cat([tokens, gather(tokens).flip(0)[clips]], dim=2)  # [B,T,2hw,C]
         values = torch.cat([patches, gather(patches).flip(0)[clips]], dim=2)  # [B,T,2hw,P]
-    attend = attend_by_products if features.device.type == "cpu" and features.dtype == torch.float32 else attend_fused
+    attend = attend_by_products if features.device.type == "cpu" else attend_fused
     return attend(_destinations(tokens), keys, values, temperature)
 
 
@@ -71,13 +71,15 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
 def attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """As `attend_fused`, each source frame's two products as 1x1 convolutions whose filters are its cells.
 
-    PyTorch hands float32 convolutions on CPUs to oneDNN, and matrix products and attention to slower kernels: together
-    half the speed (benchmarks/training.py).
+    PyTorch hands convolutions on CPUs to oneDNN, and float32 matrix products and attention to kernels of half its
+    speed (benchmarks/training.py). Half precision comes here as float32: it would round the similarities too much.
     """
+    queries, keys, values = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (queries, keys, values))
     attended = []
-    for query, key, value in zip((scale * queries).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)):
-        similarity = _product(query, key)  # [q,k]
-        attended.append(_product(similarity.softmax(dim=1), value.t()))
+    with torch.autocast(queries.device.type, enabled=False):
+        for query, key, value in zip((scale * queries).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)):
+            similarity = _product(query, key)  # [q,k]
+            attended.append(_product(similarity.softmax(dim=1), value.t()))
     return torch.stack(attended).unflatten(0, queries.shape[:2])
 
 
