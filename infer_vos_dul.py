@@ -30,6 +30,7 @@ from tqdm import tqdm
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
 from models import load_model
+from models.neighbours import METHODS
 from models.propagation import PRECISIONS, VideoPropagator, build_propagator
 from utils.config import DEFAULT_SETTINGS, Settings, load_settings, resolved
 from utils.device import resolve_device
@@ -57,15 +58,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--infer-list", required=True, help="list of frames and masks, under DATASET.ROOT or in the repository")
     add("--mask-output-dir", required=True, type=Path, help="folder for <key>_vos and <key>_vis")
     add("--resume", required=True, help="model file, released or from the training command")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of every random generator (default %(default)s)")
     add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
     add("--infer_wh", nargs=2, type=int, metavar=("W", "H"), help="TEST.INFER_WH: frames are resized to this [pixels]")
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
     add("--custom_interval", action="store_true", help="recent frames at growing gaps, up to 39 frames back")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
-    add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder")
-    add("--propagation", default="exact", choices=("exact", "fast"), help="fast may use half precision")
-    add("--max-memory", type=parse_bytes, metavar="SIZE", help="bound of the search's working memory, such as 1.5GB")
+    add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
+    add("--propagation", default=METHODS[0], choices=METHODS,
+        help="of neighbours; fast may miss a few (default %(default)s)")
+    add("--max-memory", type=parse_bytes, metavar="SIZE",
+        help="bound of what features kept and their search take, such as 1.5GB")
     add("--no-overlay", action="store_true", help="write masks only")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--continue", action="store_true", dest="keep_finished", help="skip finished sequences")

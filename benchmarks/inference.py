@@ -6,7 +6,8 @@
 The first table has one row a method of propagation, each in processes of its own that take turns, the median of
 --rounds; frames are timed after the context of 20 recent frames is full. The baseline is the same pipeline with the
 plain routine of `plain_propagation.py`. The second form prints the memory of one run as the video goes on. Without
---model the network is S with random weights.
+--model the network is S with random weights. "processor" is the processor time of all threads: where other programs run
+at the same time its ratio means more than the clock's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import resource
 import statistics
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -122,13 +124,14 @@ def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: st
     with tempfile.TemporaryDirectory() as out:
         results = ResultFolder(out, "merge", overlays=True)
         for end in ends:
-            clock, part = StageClock(device), sequence.frames[start:end]
+            clock, part, busy = StageClock(device), sequence.frames[start:end], time.process_time()
             with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
                   tqdm(total=len(part), desc=method) as bar):
                 infer_sequence(sequence._replace(frames=part), propagator, results, writer, clock,
                                ENCODER_BATCH[device.type], bar)
             report.append({stage: 1000 * clock.seconds[stage] / len(part) for stage in STAGES}
-                          | {"frames": end, "peak": peak_memory(device), "model": model_memory})
+                          | {"processor": 1000 * (time.process_time() - busy) / len(part), "frames": end,
+                             "peak": peak_memory(device), "model": model_memory})
             start = end
     return report
 
@@ -171,13 +174,15 @@ def main() -> None:
                 for _ in range(args.rounds)]
     rows = {method: {key: statistics.median(run[method][key] for run in runs) for key in runs[0][method]}
             for method in args.methods}
-    print(f"| propagation | {' | '.join(f'{stage} ms' for stage in STAGES)} | frames/s | ratio | peak MB (model) |")
-    print("|---" * (len(STAGES) + 4) + "|")
-    base = sum(next(iter(rows.values()))[stage] for stage in STAGES)
+    print(f"| propagation | {' | '.join(f'{stage} ms' for stage in STAGES)} | frames/s | ratio | processor ms | ratio "
+          "| peak MB (model) |")
+    print("|---" * (len(STAGES) + 6) + "|")
+    base = next(iter(rows.values()))
+    elapsed = lambda row: sum(row[stage] for stage in STAGES)
     for method, row in rows.items():
-        total = sum(row[stage] for stage in STAGES)
-        print(f"| {method} | {' | '.join(f'{row[stage]:.1f}' for stage in STAGES)} | {1000 / total:.2f} "
-              f"| {base / total:.2f} | {row['peak']:.0f} ({row['model']:.0f}) |")
+        print(f"| {method} | {' | '.join(f'{row[stage]:.1f}' for stage in STAGES)} | {1000 / elapsed(row):.2f} "
+              f"| {elapsed(base) / elapsed(row):.2f} | {row['processor']:.0f} "
+              f"| {base['processor'] / row['processor']:.2f} | {row['peak']:.0f} ({row['model']:.0f}) |")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from utils.errors import UserError
 from utils.masks import read_mask, write_mask
 from utils.writer import BackgroundWriter
 
+pytestmark = pytest.mark.usefixtures("restored_process")
+
 PROJECT = Path(infer_vos_dul.__file__).parent
 LENGTHS = {"walk": 18, "late": 5}
 W, H = 64, 48
