@@ -23,7 +23,8 @@ from torch import Tensor
 
 GROUP = 7  # candidates that share one bound in the search; rows of bounds are padded to a multiple
 ENDINGS = 4  # coordinates of a row of bounds that hold ones and half squares
-BOUND_RANK = {torch.bfloat16: 155, torch.float32: 59}  # d by the arithmetic: 160 and 64 coordinates in all
+BOUND_RANK = {torch.bfloat16: 155, torch.float32: 123}  # d by the arithmetic: 160 and 128 coordinates in all
+PROJECTED = 1024  # positions of a frame at a time, so that bounding it takes little memory
 STORED = {torch.bfloat16: 2**-8, torch.float32: 2**-23}  # relative rounding of D when it is stored
 
 
@@ -91,21 +92,25 @@ class FrameStore:
 
     def _project(self, slot: int) -> None:
         """Fill a slot's rows of bounds: z, two ones, half |z|^2 in two parts."""
-        rows, dtype = self.features[slot], self.bounds.dtype
-        centred = rows - self.mean
-        inside = centred @ self.basis
-        rest = (centred - inside @ self.basis.t()).norm(dim=1, keepdim=True)
-        exact = torch.cat([inside, rest], 1)  # y, [hw,d+1]
-        rounded = exact.to(dtype)
-        half = rounded.double().square().sum(1) / 2
-        coarse = half.to(dtype)
-        fine = (half - coarse).to(dtype)
-        one = torch.ones_like(coarse)
-        self.bounds[slot, :self.size] = torch.cat([rounded, torch.stack([one, one, coarse, fine], 1)], 1)
+        dtype, largest = self.bounds.dtype, []
+        for start in range(0, self.size, PROJECTED):
+            part = slice(start, min(start + PROJECTED, self.size))
+            rows = self.features[slot, part]
+            centred = rows - self.mean
+            inside = centred @ self.basis
+            rest = (centred - inside @ self.basis.t()).norm(dim=1, keepdim=True)
+            exact = torch.cat([inside, rest], 1)  # y, [n,d+1]
+            rounded = exact.to(dtype)
+            half = rounded.double().square().sum(1) / 2
+            coarse = half.to(dtype)
+            fine = (half - coarse).to(dtype)
+            one = torch.ones_like(coarse)
+            self.bounds[slot, part] = torch.cat([rounded, torch.stack([one, one, coarse, fine], 1)], 1)
+            self.errors[slot, part] = (exact - rounded.float()).norm(dim=1)
+            largest.append(torch.stack([rows.square().sum(1).max(), half.max().float()]))
         self.bounds[slot, self.size:] = 0
         self.bounds[slot, self.size:, -2] = torch.inf  # what only fills up the last group is infinitely far
-        self.errors[slot] = (exact - rounded.float()).norm(dim=1)
-        self.largest[slot] = torch.stack([rows.square().sum(1).max(), half.max().float()])
+        self.largest[slot] = torch.stack(largest).amax(0)
 
     def probes(self, slot: int) -> Tensor:
         """A frame's vectors [hw,d+5] whose products with the rows of bounds of any frame are D."""

@@ -34,9 +34,11 @@ from models.frame_store import GROUP, FrameStore, PreparedFeatures
 from utils.errors import UserError
 
 METHODS = ("exact", "fast")
-TRIES = {"exact": (32, 160), "fast": (16,)}  # groups computed for a query, in turn; fast takes what it finds
+TRIES = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
 QUERIES = 180  # searched at a time where memory allows; more only makes windows wider
-EXHAUSTIVE_SHARE = 4  # an exhaustive search takes this many times fewer: its rows are as long as the context
+EXHAUSTIVE_SHARE = 8  # an exhaustive search takes this many times fewer: its rows are as long as the context
+LINES = 8  # windows are whole multiples of so many lines: few different shapes
+LIBRARY = 40_000_000  # bytes that the library of products keeps for these shapes, measured
 CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
 STALE = 0.25  # share of queries unproven at a try that calls for a new basis
@@ -140,8 +142,13 @@ class NeighbourPropagation:
             best.similarity[queries], best.candidate[queries] = found
             return queries[~proven]
 
+        fewest = TRIES[self.method][0]
         for groups in TRIES[self.method]:
-            left = torch.cat(_side_by_side(partial(unproven, groups), left.split(tile)))
+            # More groups for fewer queries take the same memory; those that are left are also further apart.
+            size = max(tile * fewest // groups, 1)
+            # All tiles have one size, because a bfloat16 product keeps 0.6 MB for every new shape.
+            filled = torch.cat([left, left[-1:].expand(-len(left) % size)])
+            left = torch.cat(_side_by_side(partial(unproven, groups), filled.split(size))).unique()
             if not len(left):
                 break
             if len(left) > STALE * store.size and store.age > BASIS_LIFE:
@@ -215,6 +222,9 @@ class NeighbourPropagation:
         reach = math.ceil(min(self.radius, store.lines + store.line)) - 1  # the largest distance that is strictly below
         first = max(int(queries[0]) // store.line - reach, 0)
         last = min(int(queries[-1]) // store.line + reach + 1, store.lines)
+        span = min(math.ceil((last - first) / LINES) * LINES, store.lines)
+        first = min(first, store.lines - span)
+        last = first + span
         lines = torch.arange(first, last, device=store.device)
         across = torch.arange(store.line, device=store.device)
         between = (lines - queries[:, None] // store.line).int().square()  # [q,lines]
@@ -233,22 +243,22 @@ class NeighbourPropagation:
 
     def _tile(self, store: FrameStore, context: list[Memory]) -> int:
         """How many queries to search at a time; `UserError` where the memory is too small for the fewest."""
-        if self.max_memory is None:
-            return QUERIES
         frames, positions = len(context), store.size
+        if self.max_memory is None:
+            return min(QUERIES, positions)
         labels = sum(4 * memory.labels.numel() for memory in context)
-        fixed = store.slot_bytes() * (len(store.features) - len(store.free)) + 2 * labels + 16 * positions * frames \
-            + 12 * positions * self.knn
+        fixed = LIBRARY + store.slot_bytes() * (len(store.features) - len(store.free)) + 2 * labels \
+            + positions * (16 * frames + 12 * self.knn)
         a_query = max(4 * positions * (frames + 4) / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
-                      20 * positions + 60 * GROUP * max(TRIES[self.method]))  # what the two searches hold for each
+                      20 * positions + 60 * GROUP * TRIES[self.method][0])  # what the two searches hold for each
         threads = torch.get_num_threads()
-        tile = min(QUERIES, int((self.max_memory - fixed) / (threads * a_query)))
+        tile = int((self.max_memory - fixed) / (threads * a_query))
         if tile < EXHAUSTIVE_SHARE:
             needed = fixed + EXHAUSTIVE_SHARE * threads * a_query
             raise UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
                             f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
                             "TEST.INFER_WH or TEST.CXT_SIZE")
-        return tile
+        return min(QUERIES, positions, tile)
 
 
 def _bound_dtype(device: torch.device) -> torch.dtype | None:
