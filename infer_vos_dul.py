@@ -31,9 +31,9 @@ from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
 from models import load_model
 from models.neighbours import METHODS
-from models.propagation import PRECISIONS, VideoPropagator, build_propagator
+from models.propagation import VideoPropagator, build_propagator
 from utils.config import DEFAULT_SETTINGS, Settings, load_settings, resolved
-from utils.device import resolve_device
+from utils.device import PRECISIONS, resolve_device
 from utils.errors import run_script
 from utils.log import start_console
 from utils.seed import seed_everything

@@ -42,7 +42,7 @@ from utils.config import (
     load_train_config,
     resolved,
 )
-from utils.device import resolve_device
+from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.images import normalise
 from utils.log import MetricLog, start_console
@@ -54,7 +54,6 @@ from utils.snapshots import Snapshots
 from utils.timing import Meter
 from utils.training_state import Progress, TrainingState
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FAILED_SHARE = 0.01  # of the clips drawn: more than this could not be decoded and the run ends
 FAILED_COUNTED_FROM = 100  # clips drawn before that share means anything
 

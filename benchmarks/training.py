@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repositor
 from benchmarks.plain_losses import plain_total
 from losses import build_objective
 from models import build_model
-from trainColorNetDUL_benchmark import PRECISIONS, parse_arguments, prepare_model
+from trainColorNetDUL_benchmark import parse_arguments, prepare_model
 from utils.config import REPOSITORY, load_settings, load_train_config
-from utils.device import resolve_device
+from utils.device import PRECISIONS, resolve_device
 from utils.errors import run_script
 
 FRAMES, SIDE = 5, 256

@@ -21,12 +21,12 @@ from torch import Tensor
 from models.colornet import ColorNet
 from models.neighbours import Memory, NeighbourPropagation, PreparedFeatures
 from utils.config import TestSettings
+from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.images import normalise
 from utils.masks import object_ids
 
 CUSTOM_GAPS = (*range(1, 11), 12, 14, 16, 18, 20, 23, 26, 30, 34, 39)
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLASSES_AT_ONCE = 16  # full-size soft labels held at a time, so that memory does not grow with the number of objects
 
 

@@ -1,10 +1,12 @@
-"""Which device a run uses."""
+"""Which device and which precision a run uses."""
 
 from __future__ import annotations
 
 import torch
 
 from utils.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what --precision names
 
 
 def resolve_device(name: str = "auto") -> torch.device:
