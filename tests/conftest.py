@@ -8,16 +8,16 @@ import signal
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tensors here are small, and threads that wait for each other on a busy machine cost minutes
+
 
 @pytest.fixture
 def restored_process():
-    """For tests that call a command's `main` in this process: one thread, and signals and log handlers put back."""
+    """For tests that call a command's `main` in this process: signals and log handlers are put back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads, root = torch.get_num_threads(), logging.getLogger()
+    root = logging.getLogger()
     state = root.level, root.handlers[:]
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     root.setLevel(state[0])
