@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import math
 import weakref
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from utils.threads import side_by_side
 
 GROUP = 7  # candidates that share one bound in the search; rows of bounds are padded to a multiple
 ENDINGS = 4  # coordinates of a row of bounds that hold ones and half squares
@@ -59,7 +62,7 @@ class FrameStore:
         self.mean = self.basis = None
         self.age = 0  # frames added since the basis was learnt
 
-    def add(self, features: Tensor) -> PreparedFeatures:
+    def add(self, features: Tensor, threads: int) -> PreparedFeatures:
         """Copy features [C,h,w] into a free slot."""
         if not self.free:
             self._grow()
@@ -67,9 +70,9 @@ class FrameStore:
         self.features[prepared.slot] = self.to_lines(features)
         self.age += 1
         if self.bound_dtype and self.basis is None:
-            self.learn_basis(prepared.slot)
+            self.learn_basis(prepared.slot, threads)
         elif self.bound_dtype:
-            self._project(prepared.slot)
+            self._project(prepared.slot, threads)
         return prepared
 
     def to_lines(self, maps: Tensor) -> Tensor:
@@ -81,36 +84,37 @@ class FrameStore:
         values = values.view(self.lines, self.line, -1)
         return (values.permute(2, 1, 0) if self.wide else values.permute(2, 0, 1)).contiguous()
 
-    def learn_basis(self, slot: int) -> None:
+    def learn_basis(self, slot: int, threads: int) -> None:
         """Take mean and basis from the frame in `slot`; bound every frame anew, so that all stay comparable."""
         rows = self.features[slot]
         self.mean, self.age = rows.mean(0), 0
         centred = (rows - self.mean).double()
         self.basis = torch.linalg.eigh(centred.t() @ centred)[1].flip(1)[:, :self.rank].float().contiguous()  # [C,d]
         for taken in set(range(len(self.features))) - set(self.free):
-            self._project(taken)
+            self._project(taken, threads)
 
-    def _project(self, slot: int) -> None:
+    def _project(self, slot: int, threads: int) -> None:
         """Fill a slot's rows of bounds: z, two ones, half |z|^2 in two parts."""
-        dtype, largest = self.bounds.dtype, []
-        for start in range(0, self.size, PROJECTED):
-            part = slice(start, min(start + PROJECTED, self.size))
-            rows = self.features[slot, part]
-            centred = rows - self.mean
-            inside = centred @ self.basis
-            rest = (centred - inside @ self.basis.t()).norm(dim=1, keepdim=True)
-            exact = torch.cat([inside, rest], 1)  # y, [n,d+1]
-            rounded = exact.to(dtype)
-            half = rounded.double().square().sum(1) / 2
-            coarse = half.to(dtype)
-            fine = (half - coarse).to(dtype)
-            one = torch.ones_like(coarse)
-            self.bounds[slot, part] = torch.cat([rounded, torch.stack([one, one, coarse, fine], 1)], 1)
-            self.errors[slot, part] = (exact - rounded.float()).norm(dim=1)
-            largest.append(torch.stack([rows.square().sum(1).max(), half.max().float()]))
+        parts = [slice(start, min(start + PROJECTED, self.size)) for start in range(0, self.size, PROJECTED)]
+        largest = side_by_side(partial(self._project_part, slot), parts, threads)
+        self.largest[slot] = torch.stack(largest).amax(0)
         self.bounds[slot, self.size:] = 0
         self.bounds[slot, self.size:, -2] = torch.inf  # what only fills up the last group is infinitely far
-        self.largest[slot] = torch.stack(largest).amax(0)
+
+    def _project_part(self, slot: int, part: slice) -> Tensor:
+        rows, dtype = self.features[slot, part], self.bounds.dtype
+        centred = rows - self.mean
+        inside = centred @ self.basis
+        rest = (centred - inside @ self.basis.t()).norm(dim=1, keepdim=True)
+        exact = torch.cat([inside, rest], 1)  # y, [n,d+1]
+        rounded = exact.to(dtype)
+        half = rounded.double().square().sum(1) / 2
+        coarse = half.to(dtype)
+        fine = (half - coarse).to(dtype)
+        one = torch.ones_like(coarse)
+        self.bounds[slot, part] = torch.cat([rounded, torch.stack([one, one, coarse, fine], 1)], 1)
+        self.errors[slot, part] = (exact - rounded.float()).norm(dim=1)
+        return torch.stack([rows.square().sum(1).max(), half.max().float()])
 
     def probes(self, slot: int) -> Tensor:
         """A frame's vectors [hw,d+5] whose products with the rows of bounds of any frame are D."""

@@ -21,10 +21,9 @@ import importlib.util
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from models.frame_store import GROUP, FrameStore, PreparedFeatures
 from utils.errors import UserError
+from utils.threads import side_by_side, single_threaded
 
 METHODS = ("exact", "fast")
 TRIES = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
@@ -44,8 +44,6 @@ INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zer
 STALE = 0.25  # share of queries unproven at a try that calls for a new basis
 HOPELESS = 0.5  # share above which another try costs more than comparing with everything
 BASIS_LIFE = 20  # frames that a basis serves at least
-
-Result = TypeVar("Result")
 
 warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
 
@@ -95,7 +93,8 @@ class NeighbourPropagation:
         """Store features [C,h,w] of unit length over C, once a frame; they stay for as long as the result lives."""
         if self._store is None or (self._store.shape, self._store.device) != (features.shape, features.device):
             self._store = FrameStore(features.shape, features.device, _bound_dtype(features.device))
-        return self._store.add(features)
+        with single_threaded() as threads:
+            return self._store.add(features, threads)
 
     @torch.inference_mode()
     def __call__(self, query: PreparedFeatures, reference: Memory, recent: Sequence[Memory]) -> Tensor:
@@ -110,12 +109,13 @@ class NeighbourPropagation:
         if any(memory.features.store is not store for memory in context):
             raise ValueError("query and context must be prepared by one engine from features of one shape and device")
         slots = [memory.features.slot for memory in context]
-        best = self._search(store, query.slot, slots, self._tile(store, context))
-        counts = torch.tensor([1, *copies.values()], device=store.device)
-        labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
-        return store.from_lines(self._mix(best, counts, labels, store.size))
+        with single_threaded() as threads:
+            best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
+            counts = torch.tensor([1, *copies.values()], device=store.device)
+            labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
+            return store.from_lines(self._mix(best, counts, labels, store.size))
 
-    def _search(self, store: FrameStore, query: int, slots: list[int], tile: int) -> Best:
+    def _search(self, store: FrameStore, query: int, slots: list[int], tile: int, threads: int) -> Best:
         """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""
         if store.device.type == "cuda" and importlib.util.find_spec("triton"):
             from models.neighbours_triton import search_fused
@@ -125,15 +125,17 @@ class NeighbourPropagation:
                     torch.zeros(store.size, self.knn, dtype=torch.long, device=store.device))
         left = torch.arange(store.size, device=store.device)
         if store.bound_dtype:
-            left = self._search_by_bounds(store, query, slots, best, tile)
+            left = self._search_by_bounds(store, query, slots, best, tile, threads)
 
         def compare_all(queries: Tensor) -> None:
             best.similarity[queries], best.candidate[queries] = self._search_all(store, query, slots, queries)
 
-        _side_by_side(compare_all, left.split(max(tile // EXHAUSTIVE_SHARE, 1)) if len(left) else ())
+        if len(left):
+            side_by_side(compare_all, left.split(max(tile // EXHAUSTIVE_SHARE, 1)), threads if store.bound_dtype else 1)
         return best
 
-    def _search_by_bounds(self, store: FrameStore, query: int, slots: list[int], best: Best, tile: int) -> Tensor:
+    def _search_by_bounds(self, store: FrameStore, query: int, slots: list[int], best: Best, tile: int,
+                          threads: int) -> Tensor:
         """Fill `best` where the bounds prove it; the queries that are left."""
         left, probes = torch.arange(store.size), store.probes(query)
 
@@ -148,11 +150,11 @@ class NeighbourPropagation:
             size = max(tile * fewest // groups, 1)
             # All tiles have one size, because a bfloat16 product keeps 0.6 MB for every new shape.
             filled = torch.cat([left, left[-1:].expand(-len(left) % size)])
-            left = torch.cat(_side_by_side(partial(unproven, groups), filled.split(size))).unique()
+            left = torch.cat(side_by_side(partial(unproven, groups), filled.split(size), threads)).unique()
             if not len(left):
                 break
             if len(left) > STALE * store.size and store.age > BASIS_LIFE:
-                store.learn_basis(query)
+                store.learn_basis(query, threads)
                 probes = store.probes(query)
             if len(left) > HOPELESS * store.size:
                 break
@@ -241,7 +243,7 @@ class NeighbourPropagation:
         weights /= weights.sum(1, keepdim=True)
         return F.embedding_bag(candidate, labels, per_sample_weights=weights, mode="sum")
 
-    def _tile(self, store: FrameStore, context: list[Memory]) -> int:
+    def _tile(self, store: FrameStore, context: list[Memory], threads: int) -> int:
         """How many queries to search at a time; `UserError` where the memory is too small for the fewest."""
         frames, positions = len(context), store.size
         if self.max_memory is None:
@@ -251,7 +253,6 @@ class NeighbourPropagation:
             + positions * (16 * frames + 12 * self.knn)
         a_query = max(4 * positions * (frames + 4) / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
                       20 * positions + 60 * GROUP * TRIES[self.method][0])  # what the two searches hold for each
-        threads = torch.get_num_threads()
         tile = int((self.max_memory - fixed) / (threads * a_query))
         if tile < EXHAUSTIVE_SHARE:
             needed = fixed + EXHAUSTIVE_SHARE * threads * a_query
@@ -266,18 +267,6 @@ def _bound_dtype(device: torch.device) -> torch.dtype | None:
     if device.type != "cpu":
         return None
     return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-
-
-def _side_by_side(function: Callable[[Tensor], Result], tiles: Sequence[Tensor]) -> list[Result]:
-    """`function` of every tile. On a CPU each thread computes a tile alone, so that none waits within an operation."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(tiles) < 2 or tiles[0].is_cuda:
-        return [function(tile) for tile in tiles]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(torch.inference_mode()(function), tiles))
-    finally:
-        torch.set_num_threads(threads)  # the number set last is what threads started elsewhere begin with
 
 
 def _products(queries: Tensor, table: Tensor, rows: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ def test_max_memory_makes_smaller_tiles_of_the_same_result(monkeypatch):
         engine = NeighbourPropagation(**options, max_memory=limit)
         torch.testing.assert_close(run(engine, features, labels, [1, 2]), expected, rtol=0, atol=1e-5)
         memories = [Memory(engine.prepare(x), y) for x, y in zip(features, labels)]
-        sizes.append(engine._tile(memories[0].features.store, memories))
+        sizes.append(engine._tile(memories[0].features.store, memories, threads=1))
     assert sizes[0] < sizes[1] < sizes[2] == neighbours.QUERIES
 
 
