@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from utils.threads import side_by_side, single_threaded
 
 METHODS = ("exact", "fast")
 TRIES = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
-QUERIES = 180  # searched at a time where memory allows; more only makes windows wider
+QUERIES = 180  # searched at a time where memory allows; more takes more of it and saves little time
 EXHAUSTIVE_SHARE = 8  # an exhaustive search takes this many times fewer: its rows are as long as the context
 LINES = 8  # windows are whole multiples of so many lines: few different shapes
 LIBRARY = 40_000_000  # bytes that the library of products keeps for these shapes, measured
@@ -86,15 +87,17 @@ class NeighbourPropagation:
             raise UserError(f"propagation is one of {', '.join(METHODS)}; got {method}; choose one of them")
         self.knn, self.radius, self.temperature = knn, radius, temperature
         self.method, self.max_memory = method, max_memory
-        self._store: FrameStore | None = None
+        self._stores: WeakValueDictionary[object, FrameStore] = WeakValueDictionary()  # gone with their last frame
 
     @torch.inference_mode()
     def prepare(self, features: Tensor) -> PreparedFeatures:
         """Store features [C,h,w] of unit length over C, once a frame; they stay for as long as the result lives."""
-        if self._store is None or (self._store.shape, self._store.device) != (features.shape, features.device):
-            self._store = FrameStore(features.shape, features.device, _bound_dtype(features.device))
+        kind = features.shape, features.device
+        store = self._stores.get(kind)
+        if store is None:
+            store = self._stores[kind] = FrameStore(*kind, _bound_dtype(features.device))
         with single_threaded() as threads:
-            return self._store.add(features, threads)
+            return store.add(features, threads)
 
     @torch.inference_mode()
     def __call__(self, query: PreparedFeatures, reference: Memory, recent: Sequence[Memory]) -> Tensor:

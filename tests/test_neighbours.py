@@ -187,12 +187,13 @@ def test_bounds_prove_most_of_a_compressible_video(bounds, monkeypatch):
         recent = [1, 2, 3, 4, 4]
         assert_as_plain(run(engine, features, labels, recent), features, labels, recent, knn=5, radius=6)
         assert sum(compared) < 0.05 * 18 * 24
-        basis = engine._store.basis
+        store = engine.prepare(features[0]).store
+        basis = store.basis
         monkeypatch.setattr(neighbours, "STALE", -1.0)
         monkeypatch.setattr(neighbours, "BASIS_LIFE", 0)
         monkeypatch.setitem(neighbours.TRIES, "exact", (1, 160))
         assert_as_plain(run(engine, features, labels, recent), features, labels, recent, knn=5, radius=6)
-        assert not torch.equal(engine._store.basis, basis)
+        assert not torch.equal(store.basis, basis)
     finally:
         torch.set_num_threads(1)
 
@@ -239,6 +240,23 @@ def test_max_memory_makes_smaller_tiles_of_the_same_result(monkeypatch):
         memories = [Memory(engine.prepare(x), y) for x, y in zip(features, labels)]
         sizes.append(engine._tile(memories[0].features.store, memories, threads=1))
     assert sizes[0] < sizes[1] < sizes[2] == neighbours.QUERIES
+
+
+def test_videos_of_two_sizes_take_turns():
+    """Each size keeps its own frames; a size that no frame is left of takes no memory."""
+    engine = NeighbourPropagation(knn=1, radius=2, temperature=0.05)
+    sides, memories, labels = (3, 4), {}, {}
+    for _ in range(2):
+        for side in sides:
+            features = F.normalize(torch.randn(8, side, side, generator=torch.Generator().manual_seed(side)), dim=0)
+            prepared = engine.prepare(features)
+            if side in memories:
+                torch.testing.assert_close(engine(prepared, memories[side], [memories[side]]), labels[side])
+            labels[side] = torch.rand(2, side, side, generator=torch.Generator().manual_seed(side))
+            memories[side] = Memory(prepared, labels[side])
+    del prepared, memories[3]
+    gc.collect()
+    assert [shape for shape, _ in engine._stores] == [(8, 4, 4)]
 
 
 def test_misuse_is_refused():
