@@ -36,7 +36,7 @@ from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
 from infer_vos_dul import ENCODER_BATCH, WRITING_DEPTH, WRITING_THREADS, infer_sequence  # noqa: E402
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
-from models.neighbours import NeighbourPropagation  # noqa: E402
+from models.neighbours import Carried, NeighbourPropagation  # noqa: E402
 from models.propagation import VideoPropagator, context_gaps  # noqa: E402
 from utils.config import load_settings  # noqa: E402
 from utils.device import resolve_device  # noqa: E402
@@ -62,15 +62,16 @@ class PlainPropagation(NeighbourPropagation):
         prepared.plain = features
         return prepared
 
-    def __call__(self, query, reference, recent):
-        """Soft labels [M,h,w] by one of the two."""
+    def __call__(self, query, references, recent):
+        """Labels by one of the two; the plain routine gives no similarity."""
         self.filling -= 1
         if self.filling >= 0:
-            return super().__call__(query, reference, recent)
-        context = [reference, *recent]
-        return propagate_plainly(query.plain, torch.stack([memory.features.plain for memory in context]),
-                                 torch.stack([memory.labels for memory in context]), knn=self.knn, radius=self.radius,
-                                 temperature=self.temperature)
+            return super().__call__(query, references, recent)
+        context = [*references, *recent]
+        labels = propagate_plainly(query.plain, torch.stack([memory.features.plain for memory in context]),
+                                   torch.stack([memory.labels for memory in context]), knn=self.knn,
+                                   radius=self.radius, temperature=self.temperature)
+        return Carried(labels, labels.new_zeros(labels.shape[1:]))
 
 
 def draw_video(folder: Path, count: int) -> EvaluationSequence:

@@ -18,16 +18,17 @@ def radius_mask(h: int, w: int, radius: float) -> Tensor:
 
 
 def propagate_plainly(query: Tensor, context: Tensor, labels: Tensor, *, knn: int, radius: float, temperature: float,
-                      queries_at_once: int = 100) -> Tensor:
+                      references: int = 1, queries_at_once: int = 100) -> Tensor:
     """Soft labels of a frame by its nearest neighbours in the context (DESIGN section 8).
 
     Args:
         query: [C,h,w] features, L2-normalised over C.
-        context: [N,C,h,w] features; number 0 is unrestricted, the others count strictly within `radius` [positions].
+        context: [N,C,h,w] features; the first are unrestricted, the others count strictly within `radius` [positions].
         labels: [N,M,h,w] soft labels of the context.
         knn: neighbours of a position; all candidates where there are fewer.
         radius: largest Euclidean distance on the feature map, itself excluded.
         temperature: divides similarities before the softmax.
+        references: how many frames of the context are unrestricted.
         queries_at_once: rows of the similarity matrix that exist at one time.
 
     Returns:
@@ -40,7 +41,7 @@ def propagate_plainly(query: Tensor, context: Tensor, labels: Tensor, *, knn: in
     output = []
     for some, far in zip(query.flatten(1).t().split(queries_at_once), mask.split(queries_at_once)):
         similarity = some @ keys.t()  # [q,N*hw]
-        similarity[:, h * w:] += far.repeat(1, N - 1)
+        similarity[:, references * h * w:] += far.repeat(1, N - references)
         best, index = similarity.topk(min(knn, N * h * w), dim=1)
         weights = (best / temperature).softmax(1)  # a masked candidate weighs exp(-inf) = 0
         output.append((weights[:, :, None] * values[index]).sum(1))

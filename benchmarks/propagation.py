@@ -94,7 +94,7 @@ class Contender:
         reference, recent = self.memories[0], self.memories[1 - CONTEXT:]
         engine = self.engine
         if self.method != "plain":
-            return engine(engine.prepare(features), reference, recent)
+            return engine(engine.prepare(features), [reference], recent).labels
         context = torch.stack([memory.features for memory in [reference, *recent]])
         labels = torch.stack([memory.labels for memory in [reference, *recent]])
         return propagate_plainly(features, context, labels, knn=engine.knn, radius=engine.radius,

@@ -2,14 +2,14 @@
 
     engine = NeighbourPropagation(knn=10, radius=12, temperature=0.05)
     memory = Memory(engine.prepare(features), labels)       # [C,h,w] of unit length over C, [M,h,w]
-    labels = engine(engine.prepare(next_features), memory, [memory])
+    labels, similarity = engine(engine.prepare(next_features), [memory], [memory])
 
 A query is a position of the new frame, a candidate a position of a context frame. Candidates are numbered: frame by
-frame, the reference first, then the recent ones by first appearance; within a frame in the order of `FrameStore`. Of
+frame, the references first, then the recent ones by first appearance; within a frame in the order of `FrameStore`. Of
 equal similarities the candidate with the lower number counts.
 
 On a CPU the exact search has three steps (`frame_store` has the mathematics). Candidates are taken in groups: up to
-seven frames at one position, or seven positions of the reference. (1) One cheap product bounds every group's
+seven frames at one position, or seven positions of a reference. (1) One cheap product bounds every group's
 similarities. (2) The most promising groups' similarities are computed in float32. Where the k-th best of them exceeds
 what the bound leaves to the other groups, the k best are found: proven. (3) The remaining queries are tried again with
 more groups, and what is left then is compared with every candidate.
@@ -56,6 +56,20 @@ class Memory(NamedTuple):
     labels: Tensor  # [M,h,w] soft labels
 
 
+class Carried(NamedTuple):
+    """What a search brings to a frame."""
+
+    labels: Tensor  # [M,h,w] soft labels
+    similarity: Tensor  # [h,w] mean similarity of the neighbours, in [-1,1]
+
+
+class Slots(NamedTuple):
+    """Where the frames of a context lie in their store; candidates are numbered in this order."""
+
+    references: list[int]  # searched whole
+    recent: list[int]  # searched within the radius
+
+
 class Best(NamedTuple):
     """The neighbours of queries, best first; where there are fewer than k, the last have similarity -inf."""
 
@@ -100,30 +114,32 @@ class NeighbourPropagation:
             return store.add(features, threads)
 
     @torch.inference_mode()
-    def __call__(self, query: PreparedFeatures, reference: Memory, recent: Sequence[Memory]) -> Tensor:
-        """Soft labels [M,h,w] of a frame: from all of `reference`, and from `recent` strictly within the radius.
+    def __call__(self, query: PreparedFeatures, references: Sequence[Memory], recent: Sequence[Memory]) -> Carried:
+        """Labels of a frame: from all positions of `references`, and from `recent` strictly within the radius.
 
         `recent` is a multiset: an entry that stands in it n times is searched once and counts as n candidates.
         """
         store = query.store
         keys = [(id(memory.features), id(memory.labels)) for memory in recent]
         copies = Counter(keys)
-        context = [reference, *dict(zip(keys, recent)).values()]
+        context = [*references, *dict(zip(keys, recent)).values()]
         if any(memory.features.store is not store for memory in context):
             raise ValueError("query and context must be prepared by one engine from features of one shape and device")
         slots = [memory.features.slot for memory in context]
+        slots = Slots(slots[:len(references)], slots[len(references):])
         with single_threaded() as threads:
             best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
-            counts = torch.tensor([1, *copies.values()], device=store.device)
+            counts = torch.tensor([1] * len(references) + list(copies.values()), device=store.device)
             labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
-            return store.from_lines(self._mix(best, counts, labels, store.size))
+            mixed, similarity = self._mix(best, counts, labels, store.size)
+            return Carried(store.from_lines(mixed), store.from_lines(similarity)[0])
 
-    def _search(self, store: FrameStore, query: int, slots: list[int], tile: int, threads: int) -> Best:
+    def _search(self, store: FrameStore, query: int, slots: Slots, tile: int, threads: int) -> Best:
         """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""
         if store.device.type == "cuda" and importlib.util.find_spec("triton"):
             from models.neighbours_triton import search_fused
 
-            return Best(*search_fused(store, query, slots, self.knn, self.radius, fast=self.method == "fast"))
+            return Best(*search_fused(store, query, *slots, self.knn, self.radius, fast=self.method == "fast"))
         best = Best(store.features.new_full((store.size, self.knn), -torch.inf),
                     torch.zeros(store.size, self.knn, dtype=torch.long, device=store.device))
         left = torch.arange(store.size, device=store.device)
@@ -137,7 +153,7 @@ class NeighbourPropagation:
             side_by_side(compare_all, left.split(max(tile // EXHAUSTIVE_SHARE, 1)), threads if store.bound_dtype else 1)
         return best
 
-    def _search_by_bounds(self, store: FrameStore, query: int, slots: list[int], best: Best, tile: int,
+    def _search_by_bounds(self, store: FrameStore, query: int, slots: Slots, best: Best, tile: int,
                           threads: int) -> Tensor:
         """Fill `best` where the bounds prove it; the queries that are left."""
         left, probes = torch.arange(store.size), store.probes(query)
@@ -163,7 +179,7 @@ class NeighbourPropagation:
                 break
         return left
 
-    def _search_groups(self, store: FrameStore, query: int, probes: Tensor, slots: list[int], queries: Tensor,
+    def _search_groups(self, store: FrameStore, query: int, probes: Tensor, slots: Slots, queries: Tensor,
                        groups: int) -> tuple[Best, Tensor]:
         """The k best of the most promising groups for `queries` [q], and whether these are the k best of all, [q]."""
         bounds, members = self._bound_groups(store, probes[queries], slots, queries)
@@ -172,47 +188,51 @@ class NeighbourPropagation:
         candidate = members[chosen]  # [q,g,GROUP]
         candidate[least.view(probes.dtype) == torch.inf] = -1  # groups too far away
         candidate = candidate.flatten(1)
-        rows = (torch.tensor(slots)[:, None] * store.size + torch.arange(store.size)).flatten()[candidate]
+        everywhere = [*slots.references, *slots.recent]
+        rows = (torch.tensor(everywhere)[:, None] * store.size + torch.arange(store.size)).flatten()[candidate]
         similarity = _products(store.features[query, queries], store.features.flatten(0, 1), rows)
         best = _best(similarity.masked_fill_(candidate < 0, -torch.inf), candidate, self.knn)
         if self.method == "fast" or groups == bounds.shape[1]:
             return best, torch.ones(len(queries), dtype=torch.bool)
         last = least.amax(1).view(probes.dtype)  # no group that was not chosen comes nearer
-        return best, best.similarity[:, -1] > store.largest_similarity(query, queries, slots, last)
+        return best, best.similarity[:, -1] > store.largest_similarity(query, queries, everywhere, last)
 
-    def _bound_groups(self, store: FrameStore, probes: Tensor, slots: list[int],
+    def _bound_groups(self, store: FrameStore, probes: Tensor, slots: Slots,
                       queries: Tensor) -> tuple[Tensor, Tensor]:
         """The least D of each group as integers that order like it, [q,G], and its candidates, [G,GROUP] (-1: none)."""
         (positions, far), integer = self._window(store, queries), INTEGER[probes.dtype]
         window = torch.arange(positions.start, positions.stop)
         product = probes.new_empty(far.shape)
         bounds, members = [], []
-        for first in range(1, len(slots), GROUP):
-            frames = range(first, min(first + GROUP, len(slots)))
+        for first in range(0, len(slots.recent), GROUP):
+            some = slots.recent[first:first + GROUP]
             least = probes.new_full(far.shape, torch.inf).view(integer)
-            for frame in frames:
-                torch.mm(probes, store.bounds[slots[frame], positions].t(), out=product)
+            for slot in some:
+                torch.mm(probes, store.bounds[slot, positions].t(), out=product)
                 torch.minimum(least, product.view(integer), out=least)
             bounds.append(least.view(probes.dtype).masked_fill_(far, torch.inf).view(integer))
-            numbers = window[:, None] + store.size * torch.tensor(frames)  # [n,frames]
-            members.append(F.pad(numbers, (0, GROUP - len(frames)), value=-1))
-        reference = torch.mm(probes, store.bounds[slots[0]].t()).view(integer)
-        bounds.append(reference.view(len(probes), GROUP, -1).amin(1))  # every group spread over the frame
-        everywhere = torch.arange(reference.shape[1]).view(GROUP, -1).t()  # [hw/GROUP,GROUP]
-        members.append(torch.where(everywhere < store.size, everywhere, -1))
+            frames = torch.arange(len(some)) + len(slots.references) + first
+            members.append(F.pad(window[:, None] + store.size * frames, (0, GROUP - len(some)), value=-1))  # [n,GROUP]
+        everywhere = torch.arange(store.bounds.shape[1]).view(GROUP, -1).t()  # [hw/GROUP,GROUP]: spread over the frame
+        for number, slot in enumerate(slots.references):
+            product = torch.mm(probes, store.bounds[slot].t()).view(integer)
+            bounds.append(product.view(len(probes), GROUP, -1).amin(1))
+            members.append(torch.where(everywhere < store.size, everywhere + store.size * number, -1))
         return torch.cat(bounds, 1), torch.cat(members)
 
-    def _search_all(self, store: FrameStore, query: int, slots: list[int], queries: Tensor) -> Best:
+    def _search_all(self, store: FrameStore, query: int, slots: Slots, queries: Tensor) -> Best:
         """The k best of all candidates for `queries` [q], by all their similarities."""
         rows = store.features[query, queries]
         positions, far = self._window(store, queries)
-        near = torch.arange(positions.start, positions.stop)
-        candidate = torch.cat([torch.arange(store.size), *(near + store.size * n for n in range(1, len(slots)))])
+        whole, near = torch.arange(store.size), torch.arange(positions.start, positions.stop)
+        met = [whole] * len(slots.references) + [near] * len(slots.recent)  # positions of each frame
+        candidate = torch.cat([part + store.size * number for number, part in enumerate(met)])
         candidate = F.pad(candidate, (0, -len(candidate) % CHUNK)).to(store.device)
         similarity = rows.new_full((len(rows), len(candidate)), -torch.inf)
-        torch.mm(rows, store.features[slots[0]].t(), out=similarity[:, :store.size])
-        for number, slot in enumerate(slots[1:]):
-            part = similarity[:, store.size:].narrow(1, number * len(near), len(near))
+        parts = similarity.split([len(part) for part in met] + [similarity.shape[1] - sum(map(len, met))], dim=1)
+        for part, slot in zip(parts, slots.references):
+            torch.mm(rows, store.features[slot].t(), out=part)
+        for part, slot in zip(parts[len(slots.references):], slots.recent):
             torch.mm(rows, store.features[slot, positions].t(), out=part)
             part.masked_fill_(far, -torch.inf)
         # The k best lie in the k chunks of largest maximum, of equal ones the first.
@@ -237,14 +257,19 @@ class NeighbourPropagation:
         far = (between[:, :, None] + along[:, None, :] >= self.radius**2).flatten(1)
         return Window(slice(first * store.line, last * store.line), far)
 
-    def _mix(self, best: Best, counts: Tensor, labels: Tensor, size: int) -> Tensor:
-        """Neighbours' labels [N*hw,M] weighed by similarity, [hw,M]; a frame's candidates count `counts` [N] times."""
+    def _mix(self, best: Best, counts: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Neighbours' labels [N*hw,M] weighed by similarity, [hw,M], and their mean similarity [hw,1].
+
+        A frame's candidates count `counts` [N] times.
+        """
         candidate = best.candidate.clamp(min=0)
         copies = counts[candidate // size]  # [hw,k]
         counted = torch.minimum(copies, (self.knn - (copies.cumsum(1) - copies)).clamp(min=0))  # k in all
         weights = counted * ((best.similarity - best.similarity[:, :1]) / self.temperature).exp()
         weights /= weights.sum(1, keepdim=True)
-        return F.embedding_bag(candidate, labels, per_sample_weights=weights, mode="sum")
+        counted = counted * (best.similarity > -torch.inf)
+        similarity = (counted * best.similarity.clamp(min=-1)).sum(1, keepdim=True) / counted.sum(1, keepdim=True)
+        return F.embedding_bag(candidate, labels, per_sample_weights=weights, mode="sum"), similarity
 
     def _tile(self, store: FrameStore, context: list[Memory], threads: int) -> int:
         """How many queries to search at a time; `UserError` where the memory is too small for the fewest."""

@@ -22,9 +22,12 @@ CHANNELS = 32  # in one step of a product
 
 
 @triton.jit
-def _search_frame(features, slots, found, query_slot, lines, line, C, reach, radius_squared, K: tl.constexpr,
+def _search_frame(features, slots, references, found, query_slot, lines, line, C, reach, radius_squared, K: tl.constexpr,
                   SIDE: tl.constexpr, CHANNELS: tl.constexpr, FAST: tl.constexpr):
-    """features [slots,hw,C], slots [N] to found [N,hw,K]; program (patch of queries, number of the context frame)."""
+    """features [slots,hw,C], slots [N] to found [N,hw,K]; program (patch of queries, number of the context frame).
+
+    The first `references` frames are searched whole, the others within the radius.
+    """
     patch, number = tl.program_id(0), tl.program_id(1)
     size = lines * line
     patches_across = tl.cdiv(line, SIDE)
@@ -37,8 +40,7 @@ def _search_frame(features, slots, found, query_slot, lines, line, C, reach, rad
     queries = features + (query_slot.to(tl.int64) * size + q_position) * C
     frame = features + tl.load(slots + number).to(tl.int64) * size * C
 
-    # The reference, number 0, is searched whole.
-    whole = number == 0
+    whole = number < references
     line_from = tl.where(whole, 0, tl.maximum(first - reach, 0))
     line_to = tl.where(whole, lines, tl.minimum(first + SIDE + reach, lines))
     across_from = tl.where(whole, 0, tl.maximum(first_across - reach, 0))
@@ -80,24 +82,24 @@ def _search_frame(features, slots, found, query_slot, lines, line, C, reach, rad
     tl.store(target, best, q_inside[:, None])
 
 
-def search_fused(store: FrameStore, query: int, slots: list[int], knn: int, radius: float, *,
+def search_fused(store: FrameStore, query: int, references: list[int], recent: list[int], knn: int, radius: float, *,
                  fast: bool) -> tuple[Tensor, Tensor]:
-    """The `knn` best candidates of every position of slot `query` in the frames in `slots`, the reference first.
+    """The `knn` best candidates of every position of slot `query` in the frames in slots `references` and `recent`.
 
     Args:
-        radius: [positions] Euclidean distance that candidates of all but the first frame stay strictly below.
+        radius: [positions] Euclidean distance that candidates in recent frames stay strictly below.
         fast: multiply in float16 (features are at most 1) instead of in three TF32 products for one of float32.
 
     Returns:
         Similarity float32 and number of the frame * hw + position int64, [hw,knn] each, best first; of equal
         similarities the lower number; -inf and 0 where there are fewer candidates.
     """
-    K = triton.next_power_of_2(max(knn, 2))
+    K, slots = triton.next_power_of_2(max(knn, 2)), [*references, *recent]
     found = torch.empty(len(slots), store.size, K, dtype=torch.int64, device=store.device)
     patches = math.ceil(store.lines / SIDE) * math.ceil(store.line / SIDE)
     reach = math.ceil(min(radius, store.lines + store.line)) - 1
     _search_frame[(patches, len(slots))](
-        store.features, torch.tensor(slots, device=store.device), found, query, store.lines, store.line,
+        store.features, torch.tensor(slots, device=store.device), len(references), found, query, store.lines, store.line,
         store.shape[0], reach, float(radius) ** 2, K=K, SIDE=SIDE, CHANNELS=CHANNELS, FAST=fast)
     keys = found.transpose(0, 1).flatten(1)  # [hw,N*K]
     keys = keys.topk(min(knn, keys.shape[1]), dim=1).values

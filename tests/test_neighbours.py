@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import models.neighbours as neighbours
 from benchmarks.plain_propagation import propagate_plainly
-from models.neighbours import Memory, NeighbourPropagation
+from models.neighbours import Memory, NeighbourPropagation, Slots
 from tests.helpers import GOLDEN
 from utils.errors import UserError
 
@@ -44,31 +44,37 @@ def smooth_features(generator: torch.Generator, frames: int, C: int, h: int, w: 
     return F.normalize(mixed + 0.02 * torch.randn(mixed.shape, generator=generator), dim=1)
 
 
-def run(engine: NeighbourPropagation, features: torch.Tensor, labels: torch.Tensor, recent: list[int]) -> torch.Tensor:
-    """The last frame's labels from frame 0 as the reference and the frames `recent`."""
+def run(engine: NeighbourPropagation, features: torch.Tensor, labels: torch.Tensor, recent: list[int],
+        references: list[int] = [0]) -> torch.Tensor:  # noqa: B006
+    """The last frame's labels from the frames `references` and `recent`."""
     memories = [Memory(engine.prepare(x), y) for x, y in zip(features[:-1], labels)]
-    return engine(engine.prepare(features[-1]), memories[0], [memories[i] for i in recent])
+    return engine(engine.prepare(features[-1]), [memories[i] for i in references], [memories[i] for i in recent]).labels
 
 
-def gap_after(features: torch.Tensor, recent: list[int], knn: int, radius: float) -> torch.Tensor:
-    """How far the k-th best similarity of every position exceeds the next one, [h,w]; inf where there is none."""
+def similarities(features: torch.Tensor, references: list[int], recent: list[int], radius: float) -> torch.Tensor:
+    """Of every position of the last frame with every one of the context, [h,w,N*hw]; -inf beyond the radius."""
     h, w = features.shape[2:]
-    similarity = torch.einsum("chw,ncij->hwnij", features[-1], features[[0, *recent]])
+    similarity = torch.einsum("chw,ncij->hwnij", features[-1], features[[*references, *recent]])
     y, x = torch.arange(h), torch.arange(w)
     far = (y[:, None, None, None] - y[:, None]) ** 2 + (x[:, None, None] - x) ** 2 >= radius**2
-    similarity[:, :, 1:].masked_fill_(far[:, :, None], -torch.inf)
-    best = similarity.flatten(2).topk(min(knn + 1, similarity[0, 0].numel()), dim=2).values
+    similarity[:, :, len(references):].masked_fill_(far[:, :, None], -torch.inf)
+    return similarity.flatten(2)
+
+
+def gap_after(similarity: torch.Tensor, knn: int) -> torch.Tensor:
+    """How far the k-th best similarity of every position exceeds the next one, [h,w]; inf where there is none."""
+    best = similarity.topk(min(knn + 1, similarity.shape[2]), dim=2).values
     if best.shape[2] <= knn:
-        return torch.full((h, w), torch.inf)
+        return torch.full(similarity.shape[:2], torch.inf)
     return torch.where(best[:, :, knn] == -torch.inf, torch.inf, best[:, :, knn - 1] - best[:, :, knn])
 
 
 def assert_as_plain(got: torch.Tensor, features: torch.Tensor, labels: torch.Tensor, recent: list[int], *, knn: int,
-                    radius: float, temperature: float = 0.05) -> None:
-    context = [0, *recent]
+                    radius: float, temperature: float = 0.05, references: list[int] = [0]) -> None:  # noqa: B006
+    context = [*references, *recent]
     expected = propagate_plainly(features[-1], features[context], labels[context], knn=knn, radius=radius,
-                                 temperature=temperature)
-    decided = gap_after(features, recent, knn, radius) > 1e-6
+                                 temperature=temperature, references=len(references))
+    decided = gap_after(similarities(features, references, recent, radius), knn) > 1e-6
     assert got.shape == expected.shape
     torch.testing.assert_close(got[:, decided], expected[:, decided], rtol=0, atol=1e-5)
     # A tie is decided either way, but always for labels that some candidate has.
@@ -101,6 +107,7 @@ def test_any_context_gives_the_plain_labels(data):
     features = smooth_features(generator, frames + 1, C, h, w, rank=draw(st.sampled_from([2, 8, 300]), "rank"))
     labels = torch.rand(frames, draw(st.sampled_from([1, 2, 7, 30]), "M"), h, w, generator=generator)
     recent = draw(st.lists(st.integers(0, frames - 1), max_size=12), "recent")
+    references = draw(st.lists(st.integers(0, frames - 1), min_size=1, max_size=3, unique=True), "references")
     knn = draw(st.sampled_from([1, 2, 10, 40]), "knn")
     radius = draw(st.sampled_from([1, 1.5, 2, 4, 12, 100]), "radius")
     with pytest.MonkeyPatch.context() as patch:
@@ -111,8 +118,8 @@ def test_any_context_gives_the_plain_labels(data):
         patch.setattr(neighbours, "QUERIES", draw(st.sampled_from([5, 64, 1000]), "tile"))
         patch.setattr(neighbours, "HOPELESS", draw(st.sampled_from([0.5, 1.0]), "hopeless"))
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
-        got = run(engine, features, labels, recent)
-    assert_as_plain(got, features, labels, recent, knn=knn, radius=radius)
+        got = run(engine, features, labels, recent, references)
+    assert_as_plain(got, features, labels, recent, knn=knn, radius=radius, references=references)
 
 
 @settings(max_examples=30, deadline=None)
@@ -146,6 +153,21 @@ def test_ties_go_to_the_lower_candidate(seed, bounds, levels):
             torch.testing.assert_close(got[:, y, x], expected, rtol=0, atol=1e-5)
 
 
+def test_similarity_is_the_mean_over_the_neighbours_that_count():
+    generator = torch.Generator().manual_seed(5)
+    features = smooth_features(generator, 4, 16, 5, 7, rank=6)
+    engine = NeighbourPropagation(knn=6, radius=2, temperature=0.05)
+    memories = [Memory(engine.prepare(x), torch.rand(1, 5, 7, generator=generator)) for x in features[:-1]]
+    for recent in ([1, 2, 2], []):
+        got = engine(engine.prepare(features[-1]), memories[:1], [memories[i] for i in recent]).similarity
+        expected = similarities(features, [0], recent, 2).topk(6, dim=2).values.mean(2)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    alone = NeighbourPropagation(knn=50, radius=1, temperature=0.05)  # fewer candidates than neighbours
+    memory = Memory(alone.prepare(features[0]), memories[0].labels)
+    torch.testing.assert_close(alone(alone.prepare(features[-1]), [memory], []).similarity,
+                               similarities(features, [0], [], 1).mean(2), rtol=0, atol=1e-6)
+
+
 def test_identical_frames_return_their_labels():
     features = F.normalize(torch.randn(1, 32, 6, 9, generator=torch.Generator().manual_seed(0)), dim=1)
     labels = torch.rand(1, 3, 6, 9, generator=torch.Generator().manual_seed(1))
@@ -166,7 +188,7 @@ def test_labels_of_one_frame_may_differ_between_entries():
     engine = NeighbourPropagation(knn=3, radius=1, temperature=0.05)
     prepared = engine.prepare(torch.ones(1, 1, 1))
     zero, one = (Memory(prepared, torch.full((1, 1, 1), value)) for value in (0.0, 1.0))
-    torch.testing.assert_close(engine(prepared, zero, [zero, one]), torch.full((1, 1, 1), 1 / 3))
+    torch.testing.assert_close(engine(prepared, [zero], [zero, one]).labels, torch.full((1, 1, 1), 1 / 3))
 
 
 @pytest.mark.parametrize("bounds", ["bf16", "fp32"])
@@ -219,13 +241,14 @@ def test_memory_of_frames_that_are_gone_is_used_again():
     many = [engine.prepare(features) for _ in range(60)]  # more than there are slots: the tables grow
     assert len({kept.slot, *(prepared.slot for prepared in many)}) == 61
     labels = torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(engine(many[-1], Memory(kept, labels), []),
+    torch.testing.assert_close(engine(many[-1], [Memory(kept, labels)], []).labels,
                                run(NeighbourPropagation(knn=2, radius=3, temperature=0.05),
                                    torch.stack([features] * 2), labels[None], []))
 
 
 def test_max_memory_makes_smaller_tiles_of_the_same_result(monkeypatch):
     monkeypatch.setattr(neighbours, "LIBRARY", 0)  # a frame this small takes less than what the library keeps
+    monkeypatch.setattr(neighbours, "_bound_dtype", lambda device: torch.bfloat16)  # the limits below are for its rows
     generator = torch.Generator().manual_seed(2)
     features = smooth_features(generator, 4, 32, 20, 30, rank=10)
     labels = torch.rand(3, 2, 20, 30, generator=generator)
@@ -251,7 +274,7 @@ def test_videos_of_two_sizes_take_turns():
             features = F.normalize(torch.randn(8, side, side, generator=torch.Generator().manual_seed(side)), dim=0)
             prepared = engine.prepare(features)
             if side in memories:
-                torch.testing.assert_close(engine(prepared, memories[side], [memories[side]]), labels[side])
+                torch.testing.assert_close(engine(prepared, [memories[side]], [memories[side]]).labels, labels[side])
             labels[side] = torch.rand(2, side, side, generator=torch.Generator().manual_seed(side))
             memories[side] = Memory(prepared, labels[side])
     del prepared, memories[3]
@@ -265,7 +288,7 @@ def test_misuse_is_refused():
     engine = NeighbourPropagation(knn=1, radius=1, temperature=1)
     small, large = (engine.prepare(torch.ones(1, side, side)) for side in (1, 2))
     with pytest.raises(ValueError, match="one shape"):
-        engine(large, Memory(small, torch.ones(1, 1, 1)), [])
+        engine(large, [Memory(small, torch.ones(1, 1, 1))], [])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -280,16 +303,16 @@ def test_the_kernel_finds_what_tiles_find():
 def compare_kernel_with_tiles() -> None:
     from models.neighbours_triton import search_fused
 
-    cases = [(16, 9, 12, 3, 5, 3), (40, 12, 5, 2, 10, 1), (8, 1, 1, 2, 10, 4), (20, 7, 12, 2, 10, 50)]
-    for (C, h, w, frames, knn, radius), fast in itertools.product(cases, [False, True]):
+    cases = [(16, 9, 12, 3, 5, 3, 1), (40, 12, 5, 2, 10, 1, 2), (8, 1, 1, 2, 10, 4, 1), (20, 7, 12, 2, 10, 50, 1)]
+    for (C, h, w, frames, knn, radius, whole), fast in itertools.product(cases, [False, True]):
         generator = torch.Generator().manual_seed(h)
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
         features = F.normalize(torch.randn(frames + 1, C, h, w, generator=generator), dim=1)
         prepared = [engine.prepare(x) for x in features]
         store, query, slots = prepared[-1].store, prepared[-1].slot, [x.slot for x in prepared[:-1]]
         with torch.inference_mode():
-            similarity, candidate = search_fused(store, query, slots, knn, radius, fast=fast)
-            expected = engine._search_all(store, query, slots, torch.arange(h * w))
+            similarity, candidate = search_fused(store, query, slots[:whole], slots[whole:], knn, radius, fast=fast)
+            expected = engine._search_all(store, query, Slots(slots[:whole], slots[whole:]), torch.arange(h * w))
         torch.testing.assert_close(similarity, expected.similarity, rtol=0, atol=1e-3 if fast else 1e-6)
         if not fast:
             found = torch.isfinite(similarity)
