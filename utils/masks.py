@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -25,18 +27,28 @@ def _voc_palette() -> np.ndarray:
 DAVIS_PALETTE = _voc_palette()
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read a palette or grey 8-bit PNG as index mask, uint8 [H,W]; `UserError` for anything else."""
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """Yield a mask's file as Pillow's picture; a file that is missing or cannot be decoded is a `UserError`.
+
+    Pillow decodes late, so this holds for what the block does with the picture, too.
+    """
     try:
         with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise UserError(f"a mask is an 8-bit palette or grey PNG whose value is the object id; "
-                                f"{path} has mode {image.mode}; convert it to index values")
-            return np.array(image, dtype=np.uint8)
+            yield image
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist; check the path") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say damaged
         raise UserError(f"mask {path} cannot be read as an image ({error}); replace the file") from error
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a palette or grey 8-bit PNG as index mask, uint8 [H,W]; `UserError` for anything else."""
+    with opened(path) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise UserError(f"a mask is an 8-bit palette or grey PNG whose value is the object id; "
+                            f"{path} has mode {image.mode}; convert it to index values")
+        return np.array(image, dtype=np.uint8)
 
 
 def object_ids(mask: np.ndarray) -> list[int]:
