@@ -1,4 +1,4 @@
-"""Masks on disk and on pictures."""
+"""Masks on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.errors import UserError
-from utils.masks import DAVIS_PALETTE, overlay, read_mask, write_mask
+from utils.masks import DAVIS_PALETTE, read_mask, write_mask
 
 
 def test_palette_is_the_fields():
@@ -39,11 +39,3 @@ def test_unusable_masks_are_named(tmp_path, make, word):
     with pytest.raises(UserError, match=word) as error:
         read_mask(path)
     assert "mask.png" in str(error.value)
-
-
-def test_overlay_tints_objects_and_draws_their_contour():
-    frame, mask = np.full((9, 9, 3), 100, np.uint8), np.zeros((9, 9), np.uint8)
-    mask[2:7, 2:7] = 1
-    picture = overlay(frame, mask)
-    assert (picture[0, 0] == 100).all() and (picture[2, 2] == 255).all()
-    assert picture[4, 4].tolist() == [114, 50, 50]

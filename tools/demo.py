@@ -27,7 +27,8 @@ from tools.synthetic import Clip, make_clip, write_davis, write_jpeg, write_vide
 from utils.checkpoint import save_checkpoint
 from utils.config import FEATURE_KEYS, REPOSITORY, load_settings, load_train_config, resolved
 from utils.errors import UserError, run_script
-from utils.masks import overlay, read_mask
+from utils.masks import read_mask
+from utils.overlay import contact_sheet, overlay
 from utils.seed import seed_everything
 
 SIZE = (256, 192)  # (width, height) of the made frames [pixels]
@@ -54,7 +55,7 @@ def main() -> int:
         predict(folder, models[name], key, folder / "masks" / name)
     scores = dict(zip(runs, evaluate(folder, [folder / "masks" / name / f"{key}_vos" for name, key in runs])))
     best = max(FEATURE_KEYS, key=lambda key: scores["trained", key])
-    sheet = contact_sheet(folder, clips, best)
+    sheet = write_sheet(folder, clips, best)
     return report(folder, scores, sheet, time.time() - start)
 
 
@@ -140,20 +141,18 @@ def run(*words: object) -> None:
         raise UserError(f"the demo needs every command to end well; {command[0]} ended with status {status}")
 
 
-def contact_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
+def write_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
     """One picture: for each video the truth, the untrained and the trained prediction at five times."""
-    times, rows = np.linspace(0, VALIDATION_FRAMES - 1, 5).astype(int), []
+    times, pictures = np.linspace(0, VALIDATION_FRAMES - 1, 5).astype(int), []
     for name, clip in clips.items():
         results = {"truth": clip.masks} | {
             label: [read_mask(folder / "masks" / label / f"{key}_vos" / name / f"{t:05d}.png")
                     for t in range(VALIDATION_FRAMES)] for label in ("untrained", "trained")}
-        for label, masks in results.items():
-            row = np.hstack([overlay(clip.frames[t], masks[t]) for t in times])
-            cv2.putText(row, f"{name}: {label} ({key})", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3)
-            cv2.putText(row, f"{name}: {label} ({key})", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
-            rows.append(row)
+        pictures += [(f"{name}, frame {t}: {label}", overlay(clip.frames[t], masks[t]))
+                     for label, masks in results.items() for t in times]
     path = folder / "contact_sheet.png"
-    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    sheet = contact_sheet(pictures, columns=len(times), width=SIZE[0])
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     return path
 
 

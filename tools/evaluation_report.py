@@ -13,7 +13,8 @@ import numpy as np
 from utils.davis_evaluation import Evaluation, GroundTruth, SequenceResult
 from utils.errors import UserError
 from utils.files import replacing
-from utils.masks import DAVIS_PALETTE, overlay, read_mask
+from utils.masks import DAVIS_PALETTE, read_mask
+from utils.overlay import overlay
 
 WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]

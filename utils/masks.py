@@ -1,4 +1,4 @@
-"""Index masks on disk and on pictures: uint8 [H,W], 0 is background, 1, 2, ... are object ids."""
+"""Index masks on disk: uint8 [H,W], 0 is background, 1, 2, ... are object ids."""
 
 from __future__ import annotations
 
@@ -63,13 +63,3 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
     image.putpalette(DAVIS_PALETTE.tobytes())
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
-
-
-def overlay(frame: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Lay the objects' colours and a white contour over a frame: uint8 RGB [H,W,3] and mask [H,W] to RGB [H,W,3]."""
-    tinted = cv2.addWeighted(frame, 1 - opacity, DAVIS_PALETTE[mask], opacity, 0)
-    picture = np.where(mask[..., None] > 0, tinted, frame)
-    # A pixel is contour where the 3x3 neighbourhood holds another id; min and max filters see that for all ids at once.
-    kernel = np.ones((3, 3), np.uint8)
-    picture[cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)] = 255
-    return picture

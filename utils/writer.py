@@ -14,7 +14,8 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import replacing
-from utils.masks import overlay, read_mask, write_mask
+from utils.masks import read_mask, write_mask
+from utils.overlay import overlay
 
 OVERLAY_QUALITY = 90  # JPEG
 
