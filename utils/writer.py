@@ -1,4 +1,4 @@
-"""Results on disk: masks to `<key>_vos`, overlays to `<key>_vis`, written by threads behind a bounded queue."""
+"""Results on disk: masks to `<key>_vos`, pictures to `<key>_vis`, written by threads behind a bounded queue."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 
@@ -27,16 +29,18 @@ class ResultFolder:
         root: the folder that `--mask-output-dir` names.
         key: the feature, "color", "cls" or "merge".
         overlays: whether overlays belong to the results.
+        palette: of the overlays.
     """
 
-    def __init__(self, root: str | Path, key: str, *, overlays: bool):
+    def __init__(self, root: str | Path, key: str, *, overlays: bool, palette: str = "davis"):
         self.masks, self.pictures = Path(root) / f"{key}_vos", Path(root) / f"{key}_vis"
-        self.overlays = overlays
+        self.overlays, self.palette = overlays, palette
 
     def write(self, sequence: str, frame: str, image: np.ndarray, mask: np.ndarray) -> None:
         """Write a frame's results from its picture, uint8 RGB [H,W,3], and mask, uint8 [H,W]; the mask comes last."""
         if self.overlays:
-            encoded = cv2.imencode(".jpg", overlay(image, mask)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])
+            picture = overlay(image, mask, palette=self.palette)
+            encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])
             with replacing(self._picture(sequence, frame)) as temporary:
                 temporary.write_bytes(encoded[1].tobytes())
         write_mask(self._mask(sequence, frame), mask)
@@ -91,6 +95,38 @@ class ResultFolder:
 
     def _picture(self, sequence: str, frame: str) -> Path:
         return self.pictures / sequence / f"{frame}.jpg"
+
+
+class VideoWriter:
+    """An H.264 video that every player takes, its frames shown at given times.
+
+    Args:
+        path: an .mp4 file; whole after `close`, however few frames were written.
+        size: (width, height) [pixels]; odd ones are kept, in a format that fewer players take.
+        rate: frames a second, or their mean, as the file states it.
+    """
+
+    TICK = Fraction(1, 90_000)  # seconds: the unit of time that fits all common rates
+
+    def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction):
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=rate.limit_denominator(10_000),
+                                                  options={"crf": "18", "preset": "veryfast"})
+        self._stream.width, self._stream.height = size
+        # Half the colour resolution needs even sides.
+        self._stream.pix_fmt = "yuv444p" if any(side % 2 for side in size) else "yuv420p"
+        self._stream.codec_context.time_base = self.TICK
+
+    def write(self, picture: np.ndarray, time: Fraction) -> None:
+        """Add a picture, uint8 RGB [H,W,3], shown from `time` [seconds] on."""
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = round(time / self.TICK), self.TICK
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
 
 
 class BackgroundWriter:
