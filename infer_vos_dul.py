@@ -8,6 +8,10 @@ r"""Carry the masks of first frames through videos: reader -> encoder -> propaga
 writes masks to ./output/merge_vos/<sequence>/<frame>.png and overlays to ./output/merge_vis. On several devices:
 
     torchrun --nproc_per_node N infer_vos_dul.py ...
+
+For a video of your own (tools/own_video.py), masks and an overlay video go to ./output/<its name>:
+
+    python infer_vos_dul.py --resume MODEL --video clip.mp4 --mask first.png [57=correction.png] [--backward]
 """
 
 from __future__ import annotations
@@ -19,10 +23,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -32,16 +35,18 @@ from datasets.filelists import EvaluationSequence, find_list, read_evaluation_li
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
-from utils.config import DEFAULT_SETTINGS, Settings, load_settings, resolved
+from tools.own_video import Outputs, read_job, run_job
+from utils.config import DEFAULT_SETTINGS, PRESETS, Settings, load_settings, resolved
 from utils.device import PRECISIONS, resolve_device
-from utils.errors import run_script
+from utils.errors import UserError, run_script
+from utils.iterators import batches
 from utils.log import start_console
+from utils.overlay import PALETTES
 from utils.seed import seed_everything
 from utils.timing import StageClock
 from utils.writer import BackgroundWriter, ResultFolder
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 ENCODER_BATCH = {"cpu": 1, "cuda": 8}  # frames encoded at once
 WRITING_THREADS = min(4, os.cpu_count() or 1)
@@ -49,20 +54,24 @@ WRITING_DEPTH = 16  # results that may wait for the disk
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; `infer_wh`, `infer_R` and `set` are merged with the YAML file by `load_settings`."""
+    """The command line; flags that name a YAML key are merged with the file by `load_settings`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--infer-list", help="list of frames and masks, under DATASET.ROOT or in the repository")
+    source.add_argument("--video", metavar="PATH", help="a video file, or a folder of pictures")
     add("--cfg", default=DEFAULT_SETTINGS, help="YAML settings (default configs/ytvos.yaml)")
+    add("--preset", choices=PRESETS, help="a published protocol (configs/presets); other options win over it")
     add("--exp", default="0001", help="experiment id, recorded with the results")
     add("--run", default="final", help="run name, recorded with the results")
-    add("--infer-list", required=True, help="list of frames and masks, under DATASET.ROOT or in the repository")
-    add("--mask-output-dir", required=True, type=Path, help="folder for <key>_vos and <key>_vis")
+    add("--mask-output-dir", type=Path, help="folder for <key>_vos and <key>_vis; for --video output/<its name>")
     add("--resume", required=True, help="model file, released or from the training command")
     add("--seed", type=int, default=0, help="of every random generator (default %(default)s)")
     add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
     add("--infer_wh", nargs=2, type=int, metavar=("W", "H"), help="TEST.INFER_WH: frames are resized to this [pixels]")
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
-    add("--custom_interval", action="store_true", help="recent frames at growing gaps, up to 39 frames back")
+    add("--custom_interval", action="store_true", default=None,
+        help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,
@@ -70,28 +79,83 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-memory", type=parse_bytes, metavar="SIZE",
         help="bound of what features kept and their search take, such as 1.5GB")
     add("--no-overlay", action="store_true", help="write masks only")
+    add("--palette", default="davis", choices=PALETTES, help="colours of overlays (default %(default)s)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--continue", action="store_true", dest="keep_finished", help="skip finished sequences")
-    existing.add_argument("--overwrite", action="store_true", help="remove results of the list's frames first")
+    existing.add_argument("--overwrite", action="store_true", help="remove results of the same frames first")
+    own = parser.add_argument_group("a video of your own (--video)").add_argument
+    own("--mask", nargs="+", action="extend", metavar="[FRAME=]FILE",
+        help="masks: of the first frame, and of later ones (from 0) with new objects or corrections")
+    own("--backward", action="store_true", help="also carry masks from the last one given to the start")
+    own("--fps", type=float, metavar="RATE", help="of the overlay of a folder of pictures (default 24)")
+    own("--confidence-maps", action="store_true", help="write heat maps of the confidence")
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Everything that can be refused is refused before the first frame."""
     args = parse_arguments(argv)
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    refuse_contradictions(args)
     start_console()
-    settings = load_settings(args.cfg, args.set, flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh),
-                                                        "TEST.RADIUS": ("--infer_R", args.infer_R)})
+    settings = load_settings(
+        args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
+        flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
+               "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval)})
     seed_everything(args.seed)
     device = process_device(args.device)
+    return (infer_own_video if args.video else infer_list)(args, settings, device)
+
+
+def refuse_contradictions(args: argparse.Namespace) -> None:
+    """`UserError` for options that only make sense with the other kind of input."""
+    own = {"--mask": args.mask, "--backward": args.backward, "--fps": args.fps is not None,
+           "--confidence-maps": args.confidence_maps}
+    stray = [name for name, given in own.items() if given]
+    if args.infer_list and stray:
+        raise UserError(f"{', '.join(stray)} belong to --video, and --infer-list is given; a list names its own masks")
+    if args.infer_list and not args.mask_output_dir:
+        raise UserError("--infer-list needs --mask-output-dir, the folder to write to")
+    if args.video and not args.mask:
+        raise UserError("--video needs --mask FILE, the objects of its first frame")
+    if args.video and args.keep_finished:
+        raise UserError("--continue skips finished sequences of a list; a single --video starts anew: give --overwrite")
+    if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("torchrun splits the sequences of an --infer-list; a single --video takes one process")
+    if args.fps is not None and not 0 < args.fps <= 1000:
+        raise UserError(f"--fps is a number above 0 and at most 1000; it is {args.fps}")
+
+
+def propagators(args: argparse.Namespace, settings: Settings, device: torch.device) -> Callable[[], VideoPropagator]:
+    """Load the model; returns what makes a propagator for each video, tried once."""
+    make = functools.partial(build_propagator, load_model(args.resume, device), settings.TEST, method=args.propagation,
+                             precision=args.precision, max_memory=args.max_memory)
+    make()  # refuses a feature that the model does not have
+    return make
+
+
+def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
+    """One video and the masks given of it."""
+    job = read_job(args.video, args.mask, backward=args.backward, rate=args.fps)
+    new_propagator = propagators(args, settings, device)
+    output = args.mask_output_dir or Path("output") / job.video.path.resolve().stem
+    outputs = Outputs(output, settings.TEST.KEY, job.video, palette=args.palette, pictures=not args.no_overlay,
+                      maps=args.confidence_maps)
+    outputs.claim(describe(args, settings, device), overwrite=args.overwrite)
+    logger.info("%s: %d frames %dx%d; masks of frames %s; %s features, %s, %s", args.video, len(job.video),
+                *job.video.size, ", ".join(map(str, sorted(job.masks))), settings.TEST.KEY, device, args.precision)
+    clock = StageClock(device)
+    status = run_job(job, new_propagator, outputs, device=device, batch_size=ENCODER_BATCH[device.type], clock=clock)
+    logger.info("%s; masks are in %s, the rest in %s", clock.shares(), outputs.masks.masks, outputs.folder)
+    return status
+
+
+def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
+    """The sequences of a list, shared by the processes."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = settings.DATASET.ROOT
     sequences = read_evaluation_list(find_list(args.infer_list, root), root)
-    model = load_model(args.resume, device)
-    new_propagator = functools.partial(build_propagator, model, settings.TEST, custom_interval=args.custom_interval,
-                                       precision=args.precision, method=args.propagation, max_memory=args.max_memory)
-    new_propagator()  # refuses a feature that the model does not have
-    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY, overlays=not args.no_overlay)
+    new_propagator = propagators(args, settings, device)
+    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY, overlays=not args.no_overlay, palette=args.palette)
     share = split_by_length(sequences, processes)[rank]
     if args.keep_finished:
         share = [sequence for sequence in share if not results.is_complete(sequence.name, saved_frames(sequence))]
@@ -100,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     frames = sum(len(sequence.frames) for sequence in share)
     logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features at "
-                "%dx%d, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
-                rank + 1, processes, settings.TEST.KEY, *settings.TEST.INFER_WH, device, args.precision, args.seed)
+                "%s, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
+                rank + 1, processes, settings.TEST.KEY, size_in_words(settings), device, args.precision, args.seed)
     clock, start = StageClock(device), time.perf_counter()
     with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
           tqdm(total=frames, unit="frame", position=rank, disable=not frames) as bar):
@@ -113,6 +177,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 clock.shares(), results.masks)
 
 
+def size_in_words(settings: Settings) -> str:
+    """The size of frames inside."""
+    width, height = settings.TEST.INFER_WH
+    return f"{width}x{height}" if width else f"a short side of {settings.TEST.INPUT_SIZE}"
+
+
 def infer_sequence(sequence: EvaluationSequence, propagator: VideoPropagator, results: ResultFolder,
                    writer: BackgroundWriter, clock: StageClock, batch_size: int, bar: tqdm) -> None:
     """Predict and write one sequence; frames are decoded before and written after by other threads."""
@@ -121,18 +191,11 @@ def infer_sequence(sequence: EvaluationSequence, propagator: VideoPropagator, re
             features = propagator.encode([frame.image for frame in batch])
         for frame, feature in zip(batch, features):
             with clock.stage("propagate"):
-                mask = propagator.propagate(feature, frame.image.shape[:2], frame.mask)
+                mask = propagator.index_mask(propagator.predict(feature, frame.mask), frame.image)
             if frame.save:
                 with clock.stage("write"):
                     writer.submit(results.write, sequence.name, frame.name, frame.image, mask)
             bar.update()
-
-
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def saved_frames(sequence: EvaluationSequence) -> list[str]:
@@ -154,9 +217,11 @@ def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> 
 def describe(args: argparse.Namespace, settings: Settings, device: torch.device) -> dict[str, Any]:
     """What runs, for `run.json`; `method` is what the masks depend on."""
     model = hashlib.sha256(Path(args.resume).read_bytes()).hexdigest()
-    method = {**resolved(settings.TEST), "custom_interval": args.custom_interval, "precision": args.precision,
-              "propagation": args.propagation, "model_sha256": model}
-    return {"exp": args.exp, "run": args.run, "infer_list": args.infer_list, "model": args.resume, "seed": args.seed,
+    method = {**resolved(settings.TEST), "precision": args.precision, "propagation": args.propagation,
+              "model_sha256": model}
+    source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
+        "infer_list": args.infer_list}
+    return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": args.resume, "seed": args.seed,
             "device": str(device), "torch": torch.__version__, "method": method}
 
 

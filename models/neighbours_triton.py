@@ -22,8 +22,8 @@ CHANNELS = 32  # in one step of a product
 
 
 @triton.jit
-def _search_frame(features, slots, references, found, query_slot, lines, line, C, reach, radius_squared, K: tl.constexpr,
-                  SIDE: tl.constexpr, CHANNELS: tl.constexpr, FAST: tl.constexpr):
+def _search_frame(features, slots, references, found, query_slot, lines, line, C, reach, radius_squared,
+                  K: tl.constexpr, SIDE: tl.constexpr, CHANNELS: tl.constexpr, FAST: tl.constexpr):
     """features [slots,hw,C], slots [N] to found [N,hw,K]; program (patch of queries, number of the context frame).
 
     The first `references` frames are searched whole, the others within the radius.
@@ -99,8 +99,8 @@ def search_fused(store: FrameStore, query: int, references: list[int], recent: l
     patches = math.ceil(store.lines / SIDE) * math.ceil(store.line / SIDE)
     reach = math.ceil(min(radius, store.lines + store.line)) - 1
     _search_frame[(patches, len(slots))](
-        store.features, torch.tensor(slots, device=store.device), len(references), found, query, store.lines, store.line,
-        store.shape[0], reach, float(radius) ** 2, K=K, SIDE=SIDE, CHANNELS=CHANNELS, FAST=fast)
+        store.features, torch.tensor(slots, device=store.device), len(references), found, query, store.lines,
+        store.line, store.shape[0], reach, float(radius) ** 2, K=K, SIDE=SIDE, CHANNELS=CHANNELS, FAST=fast)
     keys = found.transpose(0, 1).flatten(1)  # [hw,N*K]
     keys = keys.topk(min(knn, keys.shape[1]), dim=1).values
     keys = F.pad(keys, (0, knn - keys.shape[1]), value=-(2**63))

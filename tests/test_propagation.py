@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from models.colornet import ColorNet
-from models.neighbours import Memory
+from models.neighbours import Carried, Memory
 from models.propagation import (
     CLASSES_AT_ONCE,
     CUSTOM_GAPS,
@@ -16,6 +16,7 @@ from models.propagation import (
     build_propagator,
     context_frames,
     context_gaps,
+    keeping_aspect,
     strongest_class,
 )
 from tests.helpers import golden_json, golden_weights
@@ -86,9 +87,9 @@ class FakeNeighbours:
     def prepare(self, features):
         return features
 
-    def __call__(self, query, reference, recent):
-        self.asked.append((int(query[0, 0, 0]), reference, list(recent)))
-        return reference.labels
+    def __call__(self, query, references, recent):
+        self.asked.append((int(query[0, 0, 0]), references, list(recent)))
+        return Carried(references[-1].labels, torch.full(query.shape[1:], 0.5))
 
 
 def feature(t: int) -> torch.Tensor:
@@ -102,7 +103,7 @@ def test_context_holds_the_frames_that_the_gaps_name_and_no_more():
     for t in range(1, 30):
         labels.step(feature(t))
         assert len(labels._history) <= 5
-    for t, reference, recent in neighbours.asked:
+    for t, (reference,), recent in neighbours.asked:
         assert int(reference.features[0, 0, 0]) == 0
         assert [int(memory.features[0, 0, 0]) for memory in recent] == context_frames(0, t, (1, 2, 5))[1:]
     _, _, recent = neighbours.asked[0]
@@ -115,16 +116,58 @@ def test_a_later_object_takes_its_share_of_each_cell_and_keeps_its_own_context()
     first = torch.tensor([[[1.0, 0.75], [0.5, 0.0]], [[0.0, 0.25], [0.5, 1.0]]])
     labels.step(feature(0), first)
     new = torch.tensor([[[0.0, 0.5], [1.0, 0.0]]])
-    at_one = labels.step(feature(1), new)
+    at_one, similarity = labels.step(feature(1), new)
+    assert similarity.amax((1, 2)).tolist() == [0.5, 0.5, 1], "what is given is certain"
     assert torch.equal(at_one, torch.tensor([[[1.0, 0.375], [0.0, 0.0]], [[0.0, 0.125], [0.0, 1.0]],
                                              [[0.0, 0.5], [1.0, 0.0]]]))
     neighbours.asked.clear()
-    assert torch.equal(labels.step(feature(2)), torch.cat([first, new]))
-    (_, old, old_recent), (_, late, late_recent) = neighbours.asked
+    assert torch.equal(labels.step(feature(2))[0], torch.cat([first, new]))
+    (_, (old,), old_recent), (_, (late,), late_recent) = neighbours.asked
     assert old.labels.shape[0] == 2 and [memory.labels.shape[0] for memory in old_recent] == [2, 2]
     assert torch.equal(old_recent[1].labels, at_one[:2]), "the older classes remember what the new object took"
     assert int(late.features[0, 0, 0]) == 1 and torch.equal(late.labels, new)
     assert [int(memory.features[0, 0, 0]) for memory in late_recent] == [1, 1], "no frame before its first"
+
+
+def test_a_correction_becomes_a_second_reference_and_forgets_what_was_wrong():
+    neighbours = FakeNeighbours()
+    labels = LabelPropagator(neighbours, (1, 2))
+    cell = lambda *values: torch.tensor(values)[:, None, None].repeat(1, 2, 2)  # all cells alike
+    labels.step(feature(0), cell(0.5, 0.25, 0.25))
+    labels.step(feature(1))
+    # Class 1 is corrected to 0.5, class 3 is new; class 2 keeps its share of what is left, the background has the rest.
+    corrected, _ = labels.step(feature(2), cell(0.5, 0.25), [1, 3])
+    assert corrected[:, 0, 0].tolist() == pytest.approx([0.25 - 0.25 * 0.25, 0.5, 0.25 * 0.25, 0.25])
+    neighbours.asked.clear()
+    labels.step(feature(3))
+    frames = lambda memories: [int(memory.features[0, 0, 0]) for memory in memories]
+    asked = {tuple(frames(references)): (references[-1].labels.shape[0], frames(recent))
+             for _, references, recent in neighbours.asked}
+    assert asked == {(0, 2): (2, [2, 2]), (0,): (1, [1, 2]), (2,): (1, [2, 2])}, "classes 0 and 1, class 2, class 3"
+
+
+def test_a_corrected_frame_is_as_given_and_what_follows_takes_it_up(model, frames):
+    plain, corrected = propagator(model), propagator(model)
+    for video in (plain, corrected):
+        video.step(frames[0], blocks(1, 2, 3))
+        video.step(frames[1])
+    mask = blocks(0, 0, 0, 0, 0, 1, 0, 4)  # object 1 moves, object 4 is new, 2 and 3 are not mentioned
+    wrong, right = plain.step(frames[2]), corrected.step(frames[2], mask, correct=True)
+    assert np.array_equal(right[mask > 0], mask[mask > 0])
+    assert not np.isin(right[mask == 0], (1, 4)).any() and (wrong[mask == 0] == 1).any()
+    free = (mask == 0) & (wrong != 1)
+    assert (right[free] == wrong[free]).mean() > 0.95, "what the mask does not name stays"
+    after, without = corrected.step(frames[3]), plain.step(frames[3])
+    here = np.s_[15:21, 18:26]  # inside the moved block, away from its border
+    assert (after[here] == 1).all() and not (without[here] == 1).any()
+    assert (after == 4).any() and {2, 3} <= set(np.unique(after))
+
+
+def test_a_correction_of_everything_is_returned_as_given(model, frames):
+    video = propagator(model)
+    video.step(frames[0], blocks(1, 2))
+    mask = blocks(0, 2, 1)
+    assert np.array_equal(video.step(frames[1], mask, correct=True), mask)
 
 
 def test_the_first_frame_needs_labels():
@@ -223,6 +266,20 @@ def test_wrong_use_is_refused(model, frames):
         with pytest.raises(UserError, match="is_dul"):
             propagator(local, "TEST.KEY", key)
     assert propagator(local, "TEST.KEY", "color").encode(frames[:1]).shape == (1, 128, H // 8, W // 8)
+
+
+@pytest.mark.parametrize(("frame", "short_side", "expected"), [
+    ((854, 480), 480, (864, 480)), ((1280, 720), 480, (864, 480)), ((720, 1280), 480, (480, 864)),
+    ((1920, 1080), 640, (1152, 640)), ((100, 100), 33, (48, 48)), ((480, 480), 480, (480, 480))])
+def test_sizes_keep_the_aspect(frame, short_side, expected):
+    assert keeping_aspect(*frame, short_side) == expected
+
+
+def test_without_a_fixed_size_frames_keep_their_aspect(model, frames):
+    video = propagator(model, "TEST.INPUT_SIZE", 32)
+    assert video.encode(frames[:1]).shape[2:] == (H // 8, W // 8)
+    free = build_propagator(model, load_settings(overrides=["TEST.INFER_WH", "[0,0]", "TEST.INPUT_SIZE", "32"]).TEST)
+    assert free.encode(frames[:1]).shape[2:] == (32 // 8, 48 // 8)
 
 
 def test_custom_gaps_are_the_published_ones():

@@ -22,6 +22,7 @@ from utils.errors import UserError
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_SETTINGS = REPOSITORY / "configs/ytvos.yaml"
 DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
+PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
 FEATURE_KEYS = ("color", "cls", "merge")
 
@@ -130,8 +131,11 @@ class TestSettings:
     RADIUS: float = _positive()
     TEMP: float = _positive()
     KEY: str = _one_of(*FEATURE_KEYS)
-    INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh)",
-                                     lambda value: all(v > 0 and v % 8 == 0 for v in value))
+    CUSTOM_INTERVAL: bool = _switch()
+    INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh), or [0, 0]: by "
+                                     "INPUT_SIZE", lambda value: value == (0, 0) or all(v > 0 and v % 8 == 0
+                                                                                        for v in value))
+    INPUT_SIZE: int = _at_least(16)
 
 
 @dataclass(frozen=True)
@@ -172,15 +176,23 @@ def parse_train_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
 
 
 def load_settings(path: str | Path = DEFAULT_SETTINGS, overrides: Sequence[str] = (),
-                  flags: Mapping[str, tuple[str, Any]] | None = None) -> Settings:
-    """Read the YAML settings: the default file, then the file at `path`, then `--set` pairs and flags.
+                  flags: Mapping[str, tuple[str, Any]] | None = None, *, preset: str | None = None,
+                  instead: Mapping[str, Any] | None = None) -> Settings:
+    """Read the YAML settings: the default file, the file at `path`, the preset, then `--set` pairs and flags.
 
-    `overrides` is the word list of `--set K V [K V ...]`. `flags` maps a key to (flag name, value or None where the
-    flag was not given); a flag and a `--set` of the same key that disagree are a `UserError`.
+    Args:
+        path: states only what it changes.
+        overrides: the word list of `--set K V [K V ...]`.
+        flags: key to (flag name, value or None where the flag was not given); a flag and a `--set` of the same key
+            that disagree are a `UserError`.
+        preset: one of `PRESETS`.
+        instead: values that come between the preset and what the command line sets.
     """
     values = _flatten(_read_yaml(DEFAULT_SETTINGS), str(DEFAULT_SETTINGS))
-    if Path(path).resolve() != DEFAULT_SETTINGS:
-        values |= _flatten(_read_yaml(Path(path)), str(path))
+    files = [Path(path)] if Path(path).resolve() != DEFAULT_SETTINGS else []
+    for file in [*files, *([PRESETS[preset]] if preset else [])]:
+        values |= _flatten(_read_yaml(file), str(file))
+    values |= instead or {}
     pairs = _parse_pairs(overrides)
     for key, (flag, value) in (flags or {}).items():
         if value is None:

@@ -1,0 +1,65 @@
+"""How far a mask may be trusted: of every frame and object, and which objects are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.propagation import Prediction
+
+LOST_BELOW, FOUND_ABOVE = 0.45, 0.55  # similarity * margin of an object
+
+
+class Confidence(NamedTuple):
+    """Of one object in one frame; 0, 0, 0 where it is nowhere the strongest."""
+
+    object: int
+    cells: int  # of the feature map that are the object's
+    similarity: float  # mean over these cells of their neighbours' mean similarity, in [-1,1]
+    margin: float  # mean over these cells of its label above the next strongest, in [0,1]
+
+
+class LostWatch:
+    """Says which objects are lost: from where similarity * margin falls below LOST_BELOW until it is over FOUND_ABOVE.
+
+    The second threshold is higher so that the flag does not flicker.
+    """
+
+    def __init__(self):
+        self._lost: set[int] = set()
+
+    def __call__(self, confidences: Sequence[Confidence]) -> set[int]:
+        """The lost objects of the next frame, in order of time."""
+        for one in confidences:
+            trust = one.similarity * one.margin
+            if trust < LOST_BELOW:
+                self._lost.add(one.object)
+            elif trust > FOUND_ABOVE:
+                self._lost.discard(one.object)
+        return set(self._lost)
+
+
+def confidences(prediction: Prediction) -> list[Confidence]:
+    """One entry an object of a prediction, in the order of its channels."""
+    owner, similarity, margin = _cells(prediction)
+    count = torch.bincount(owner, minlength=len(prediction.ids))
+    mean = lambda values: torch.bincount(owner, values, len(prediction.ids)) / count.clamp(min=1)
+    rows = zip(prediction.ids, count.tolist(), mean(similarity).tolist(), mean(margin).tolist())
+    return [Confidence(*row) for row in rows if row[0]]
+
+
+def confidence_map(prediction: Prediction) -> Tensor:
+    """similarity * margin of every cell's strongest channel, [h,w] in [0,1]."""
+    _, similarity, margin = _cells(prediction)
+    return (similarity.clamp(min=0) * margin).view(prediction.labels.shape[1:])
+
+
+def _cells(prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every cell [hw]: its strongest channel, that one's similarity, and its lead over the second."""
+    labels = prediction.labels.flatten(1)  # [M,hw]
+    best, order = labels.topk(min(2, len(labels)), dim=0)
+    margin = best[0] - best[1] if len(labels) > 1 else best[0]
+    return order[0], prediction.similarity.flatten(1).gather(0, order[:1])[0], margin

@@ -1,0 +1,76 @@
+"""Make a model file to hand on: weights in half precision, beside what made them and what they score.
+
+    python tools/publish_model.py snapshots/my_run/final.pth --out my_model.pth \
+        --source "40 clips of my own" --score output/merge_vos/results-val.json
+
+The optimiser's state is left out, and paths of this machine are replaced by --source. `python -m utils.checkpoint`
+prints what a file says of itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+
+from models import load_model
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.errors import UserError, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, reduce, write, and load once what was written."""
+    args = parse_arguments(argv)
+    if args.out.exists() and not args.overwrite:
+        raise UserError(f"{args.out} exists and is not overwritten unasked; give --overwrite or another --out")
+    contents = read_checkpoint(args.model)
+    if "provenance" not in contents:
+        raise UserError(f"{args.model} does not say what made it; give a file that the training command wrote")
+    scores = [read_score(path) for path in args.score]
+    save_checkpoint(args.out, published(contents, args.source, scores))
+    load_model(args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="final.pth of a training run")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--source", required=True, help="in words, what it was trained on and under which licences")
+    parser.add_argument("--score", type=Path, nargs="*", default=[], metavar="RESULTS",
+                        help="results-val.json files of the evaluation command, their run.json beside them")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    return parser.parse_args(argv)
+
+
+def published(contents: dict[str, Any], source: str, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contents of the published file; floating-point tensors become float16."""
+    settings = contents["settings"]
+    return {"model": {name: tensor.half() if tensor.is_floating_point() else tensor
+                      for name, tensor in contents["model"].items()},
+            "train_config": contents["train_config"],
+            "settings": {**settings, "DATASET": {**settings["DATASET"], "ROOT": source}},
+            "provenance": {**contents["provenance"], "data": {**contents["provenance"]["data"], "source": source}},
+            "scores": scores}
+
+
+def read_score(path: Path) -> dict[str, Any]:
+    """The means of an evaluation, in [0,1], and the method that made its masks; `UserError` for another file."""
+    try:
+        means = json.loads(path.read_text(encoding="utf-8"))["global"]
+        method = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))["method"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--score takes results-val.json files with run.json beside them; {path} is none ({error!r}); "
+                        "run evaluation_method.py on the folder of masks first") from error
+    return {"J&F": means["J&F-Mean"], "J": means["J-Mean"], "F": means["F-Mean"],
+            "method": {key: value for key, value in method.items() if key != "model_sha256"}}
+
+
+if __name__ == "__main__":
+    run_script(main)
