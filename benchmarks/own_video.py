@@ -1,0 +1,150 @@
+"""Cost of objects, and memory over a long video file, with `infer_vos_dul.py --video` from end to end.
+
+    python benchmarks/own_video.py [--model MODEL] [--objects 1 5 20]                   # ms a frame
+    python benchmarks/own_video.py --length 1500 --size 1280x720 --input_size 240      # memory, both directions
+
+The video is drawn and written as H.264 first. Rows of the first table take turns, each run in a process of its own;
+frames count after the context of 20 recent frames is full; the baseline is one object. The second form runs one video,
+masks given at both ends with --backward, and prints the peak of the process as it goes on. Without --model the network
+is S with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+
+from models import load_model
+from models.colornet import ColorNet
+from models.propagation import VideoPropagator, build_propagator
+from tools.own_video import Job, Outputs, Shown, read_job, run_job
+from utils.config import load_settings
+from utils.device import resolve_device
+from utils.errors import run_script
+from utils.masks import write_mask
+from utils.timing import StageClock
+from utils.writer import VideoWriter
+
+CONTEXT = 21
+
+
+def main() -> None:
+    """Draw, run, print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="model file; random weights without")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=(854, 480))
+    parser.add_argument("--input_size", type=int, default=load_settings().TEST.INPUT_SIZE)
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 5, 20])
+    parser.add_argument("--frames", type=int, default=5, help="timed frames")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--length", type=int, help="frames of a long video: print memory instead")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.length:
+            clip = draw_video(Path(folder), args.length, args.size, 2)
+            print("| frames done | peak MB |\n|---|---|")
+            for done, peak in alone(memory_over_time, clip, args):
+                print(f"| {done} | {peak:.0f} |")
+            return
+        clips = {count: draw_video(Path(folder) / str(count), CONTEXT + args.frames, args.size, count)
+                 for count in args.objects}
+        runs = [{count: alone(milliseconds, clip, args) for count, clip in clips.items()} for _ in range(args.rounds)]
+    first = min(args.objects)
+    print(f"| objects | ms a frame | times {first} object{'s' * (first > 1)} | growth an object |\n|---|---|---|---|")
+    for count in args.objects:
+        ratio = statistics.median(run[count] / run[first] for run in runs)
+        growth = f"{(ratio - 1) / (count - first):.1%}" if count > first else ""
+        print(f"| {count} | {statistics.median(run[count] for run in runs):.0f} | {ratio:.2f} | {growth} |")
+
+
+def draw_video(folder: Path, length: int, size: tuple[int, int], objects: int) -> Path:
+    """`clip.mp4` of textured tiles that drift over a drifting texture; the tiles' masks `<frame>.png` at both ends."""
+    folder.mkdir(exist_ok=True)
+    (width, height), rng = size, np.random.default_rng(0)
+    side = int(height / 6)
+    texture = lambda h, w: cv2.resize(rng.integers(0, 256, (h // 12, w // 12, 3), dtype=np.uint8), (w, h),
+                                      interpolation=cv2.INTER_CUBIC)
+    ground, tiles = texture(height, width + 100), [texture(side, side) for _ in range(objects)]
+    writer = VideoWriter(folder / "clip.mp4", size, Fraction(25))
+    for t in range(length):
+        sway = round(50 + 49 * np.sin(t / 20))
+        frame, mask = ground[:, sway:sway + width].copy(), np.zeros((height, width), np.uint8)
+        for k, tile in enumerate(tiles, start=1):
+            x = int((k - 1) % 5 * width / 5 + sway / 2)
+            y = int((k - 1) // 5 * height / 4 + sway / 5)
+            frame[y:y + side, x:x + side] = tile[:height - y, :width - x]
+            mask[y:y + side, x:x + side] = k
+        writer.write(frame, Fraction(t, 25))
+        if t in (0, length - 1):
+            write_mask(folder / f"{t}.png", mask)
+    writer.close()
+    return folder / "clip.mp4"
+
+
+def alone(function, *arguments):
+    """A function's result in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+class Watched(Outputs):
+    """Outputs that note when each frame came, and the memory then."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.times, self.peaks = [], []
+
+    def write(self, shown: Shown) -> None:
+        """See `Outputs`."""
+        super().write(shown)
+        self.times.append(time.perf_counter())
+        self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+def run(job: Job, args: argparse.Namespace) -> Watched:
+    """The whole command's work on a job."""
+    device, settings = resolve_device(args.device), load_settings(overrides=[
+        "TEST.INFER_WH", "[0,0]", "TEST.INPUT_SIZE", str(args.input_size)])
+    torch.manual_seed(0)
+    model = load_model(args.model, device) if args.model else \
+        ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
+    new_propagator: functools.partial[VideoPropagator] = functools.partial(build_propagator, model, settings.TEST)
+    outputs = Watched(job.video.path.parent / "out", "merge", job.video, palette="davis", pictures=True, maps=False)
+    outputs.claim({"method": {}}, overwrite=True)
+    run_job(job, new_propagator, outputs, device=device, batch_size=8 if device.type == "cuda" else 1,
+            clock=StageClock(device))
+    return outputs
+
+
+def milliseconds(clip: Path, args: argparse.Namespace) -> float:
+    """Of a frame once the context is full."""
+    times = run(read_job(str(clip), [str(clip.parent / "0.png")], backward=False, rate=None), args).times
+    return 1000 * (times[-1] - times[CONTEXT - 1]) / (len(times) - CONTEXT)
+
+
+def memory_over_time(clip: Path, args: argparse.Namespace) -> list[tuple[int, float]]:
+    """(frames done, peak MB of the process so far); the backward pass comes before the first."""
+    masks = [f"{t}={clip.parent / f'{t}.png'}" for t in (0, args.length - 1)]
+    peaks = run(read_job(str(clip), masks, backward=True, rate=None), args).peaks
+    ends = sorted({end for end in (1, 50, 100, 200, 500, 1000, 2000, args.length) if end <= args.length})
+    return [(end, peaks[end - 1]) for end in ends]
+
+
+if __name__ == "__main__":
+    run_script(main)
