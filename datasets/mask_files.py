@@ -30,7 +30,7 @@ GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
 STRAY = np.uint16(0xFFFF)  # label of a pixel whose colour is no object's
 EDGE_REACH = 2  # from an anti-aliased pixel to the objects it mixes [pixels]: a 5x5 neighbourhood
-OVERSHOOT = 1 / 8  # of the step between two colours: what a sharpening resize adds beyond either
+OVERSHOOT = 1 / 6  # of the step between two colours: what a bicubic resize adds beyond either, at corners
 MOST_STRAYS = 1 / 4  # of all pixels: a picture with more is no mask
 NAMED = 5  # values or colours that a refusal lists
 

@@ -94,6 +94,8 @@ def test_transparent_is_background_and_alpha_lies_over_black(tmp_path):
     colours = ColourIds()
     assert np.array_equal(read(tmp_path, picture, colours=colours), boxes(1, 0, 2))
     assert colours.of([(0, 128, 0)]) == [2]
+    read(tmp_path, boxes((255, 100, 3, 200)), colours=colours)  # 78.4 and 2.4 are rounded
+    assert colours.of([(200, 78, 2)]) == [3]
     soft = np.dstack([np.full((H, W, 3), 255, np.uint8), ellipse(WHITE)[..., 0]])  # the shape is in the alpha only
     assert np.array_equal(read(tmp_path, soft), ellipse(WHITE)[..., 0] >= 128)
 
@@ -127,6 +129,31 @@ def test_edges_between_two_grey_objects_are_one_of_the_two(tmp_path):
     expected = picture.copy()
     expected[8:40, 35] = 100
     assert np.array_equal(read(tmp_path, picture), expected)
+
+
+def test_edges_reach_two_pixels_and_three_are_a_phantom(tmp_path):
+    picture = boxes(200)
+    picture[21, 10], picture[18, 10] = 90, 110  # the box ends with row 19
+    expected = boxes(200)
+    assert np.array_equal(read(tmp_path, picture), expected)
+    picture[22, 15] = 90
+    with pytest.raises(UserError, match="value 90 on 1 pixel, one at x 15 y 22"):
+        read(tmp_path, picture)
+
+
+def test_what_a_sharpening_resize_adds_is_an_edge_as_well(tmp_path):
+    shape = Image.fromarray(boxes(120)).resize((4 * W, 4 * H), Image.Resampling.BICUBIC)
+    assert np.max(shape) > 125
+    mask = np.array(shape)
+    shape.save(tmp_path / "mask.png")
+    assert np.array_equal(load_masks([tmp_path / "mask.png"], ColourIds())[0].ids, np.where(mask > 60, 120, 0))
+
+
+def test_a_gradient_is_no_mask(tmp_path):
+    picture = np.tile(np.linspace(0, 250, W - 8).round().astype(np.uint8), (H, 1))
+    picture = np.pad(picture, ((0, 0), (4, 4)), mode="edge")
+    with pytest.raises(UserError, match=r"has others: value \d+ on 48 pixels"):
+        read(tmp_path, picture)
 
 
 @pytest.mark.parametrize("where, value, words", [
@@ -225,6 +252,8 @@ def test_another_size_is_resized_with_a_warning_of_both(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(read(tmp_path, large), boxes(3, 7))
     assert f"{4 * W}x{4 * H}" in caplog.text and f"{W}x{H}" in caplog.text and "mask.png" in caplog.text
+    small = boxes(3, 7)[::2, ::2]
+    assert np.array_equal(read(tmp_path, small), small.repeat(2, axis=0).repeat(2, axis=1))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         read(tmp_path, boxes(3, 7))
