@@ -12,7 +12,7 @@ On a CPU the exact search has three steps (`frame_store` has the mathematics). C
 seven frames at one position, or seven positions of a reference. (1) One cheap product bounds every group's
 similarities. (2) The most promising groups' similarities are computed in float32. Where the k-th best of them exceeds
 what the bound leaves to the other groups, the k best are found: proven. (3) The remaining queries are tried again with
-more groups, and what is left then is compared with every candidate.
+more of the groups, and what is left then is compared with every candidate.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ LIBRARY = 40_000_000  # bytes that the library of products keeps for these shape
 CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
 STALE = 0.25  # share of queries unproven at a try that calls for a new basis
-HOPELESS = 0.5  # share above which another try costs more than comparing with everything
 BASIS_LIFE = 20  # frames that a basis serves at least
 
 warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
@@ -156,37 +155,43 @@ class NeighbourPropagation:
     def _search_by_bounds(self, store: FrameStore, query: int, slots: Slots, best: Best, tile: int,
                           threads: int) -> Tensor:
         """Fill `best` where the bounds prove it; the queries that are left."""
-        left, probes = torch.arange(store.size), store.probes(query)
+        everything, probes = torch.arange(store.size), store.probes(query)
+        # All tiles have one size, because a bfloat16 product keeps 0.6 MB for every new shape.
+        filled = torch.cat([everything, everything[-1:].expand(-store.size % tile)])
+        search = partial(self._search_tile, store, query, probes, slots, best)
+        first, left = zip(*side_by_side(search, filled.split(tile), threads))
+        if sum(first) > STALE * store.size and store.age > BASIS_LIFE:
+            store.learn_basis(query, threads)  # for the frames to come
+        return torch.cat(left).unique()
 
-        def unproven(groups: int, queries: Tensor) -> Tensor:
-            found, proven = self._search_groups(store, query, probes, slots, queries, groups)
-            best.similarity[queries], best.candidate[queries] = found
-            return queries[~proven]
-
-        fewest = TRIES[self.method][0]
-        for groups in TRIES[self.method]:
-            # More groups for fewer queries take the same memory; those that are left are also further apart.
-            size = max(tile * fewest // groups, 1)
-            # All tiles have one size, because a bfloat16 product keeps 0.6 MB for every new shape.
-            filled = torch.cat([left, left[-1:].expand(-len(left) % size)])
-            left = torch.cat(side_by_side(partial(unproven, groups), filled.split(size), threads)).unique()
-            if not len(left):
-                break
-            if len(left) > STALE * store.size and store.age > BASIS_LIFE:
-                store.learn_basis(query, threads)
-                probes = store.probes(query)
-            if len(left) > HOPELESS * store.size:
-                break
-        return left
-
-    def _search_groups(self, store: FrameStore, query: int, probes: Tensor, slots: Slots, queries: Tensor,
-                       groups: int) -> tuple[Best, Tensor]:
-        """The k best of the most promising groups for `queries` [q], and whether these are the k best of all, [q]."""
+    def _search_tile(self, store: FrameStore, query: int, probes: Tensor, slots: Slots, best: Best,
+                     queries: Tensor) -> tuple[int, Tensor]:
+        """Fill `best` for `queries` [q]: how many the first try left unproven, and those that all tries leave."""
         bounds, members = self._bound_groups(store, probes[queries], slots, queries)
-        groups = min(groups, bounds.shape[1])
+        fewest, first = TRIES[self.method][0], 0
+        rows = torch.arange(len(queries))
+        for number, groups in enumerate(TRIES[self.method]):
+            left = []
+            for some in rows.split(max(len(queries) * fewest // groups, 1)):  # more groups of fewer queries
+                found, proven = self._compute_groups(store, query, slots, queries[some], bounds[some], members, groups)
+                best.similarity[queries[some]], best.candidate[queries[some]] = found
+                left.append(some[~proven])
+            rows = torch.cat(left)
+            first = first if number else len(rows)
+            if not len(rows):
+                break
+        return first, queries[rows]
+
+    def _compute_groups(self, store: FrameStore, query: int, slots: Slots, queries: Tensor, bounds: Tensor,
+                        members: Tensor, groups: int) -> tuple[Best, Tensor]:
+        """The k best of the `groups` most promising groups for `queries` [q], and whether these are the k best of all.
+
+        `bounds` [q,G] and `members` are from `_bound_groups`.
+        """
+        dtype, groups = store.bounds.dtype, min(groups, bounds.shape[1])
         least, chosen = bounds.topk(groups, dim=1, largest=False, sorted=False)  # [q,g]
         candidate = members[chosen]  # [q,g,GROUP]
-        candidate[least.view(probes.dtype) == torch.inf] = -1  # groups too far away
+        candidate[least.view(dtype) == torch.inf] = -1  # groups too far away
         candidate = candidate.flatten(1)
         everywhere = [*slots.references, *slots.recent]
         rows = (torch.tensor(everywhere)[:, None] * store.size + torch.arange(store.size)).flatten()[candidate]
@@ -194,7 +199,7 @@ class NeighbourPropagation:
         best = _best(similarity.masked_fill_(candidate < 0, -torch.inf), candidate, self.knn)
         if self.method == "fast" or groups == bounds.shape[1]:
             return best, torch.ones(len(queries), dtype=torch.bool)
-        last = least.amax(1).view(probes.dtype)  # no group that was not chosen comes nearer
+        last = least.amax(1).view(dtype)  # no group that was not chosen comes nearer
         return best, best.similarity[:, -1] > store.largest_similarity(query, queries, everywhere, last)
 
     def _bound_groups(self, store: FrameStore, probes: Tensor, slots: Slots,

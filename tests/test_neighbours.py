@@ -116,7 +116,6 @@ def test_any_context_gives_the_plain_labels(data):
         # Few groups, so that queries reach the second try and the exhaustive search on small maps, too.
         patch.setitem(neighbours.TRIES, "exact", draw(st.sampled_from([(1, 2), (2, 9), (32, 160)]), "groups"))
         patch.setattr(neighbours, "QUERIES", draw(st.sampled_from([5, 64, 1000]), "tile"))
-        patch.setattr(neighbours, "HOPELESS", draw(st.sampled_from([0.5, 1.0]), "hopeless"))
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
         got = run(engine, features, labels, recent, references)
     assert_as_plain(got, features, labels, recent, knn=knn, radius=radius, references=references)
