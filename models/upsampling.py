@@ -1,0 +1,242 @@
+"""From the coarse label map to the picture's pixels, along the edges of the picture (DESIGN section 8).
+
+    strongest = EdgeUpsampling().strongest_class(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
+
+Every pixel p takes the weighted mean of the soft labels of the cells c in the window around it, with the weight
+exp(-|colour_p - colour_c|^2 / 2 sigma_colour^2 - |p - c|^2 / 2 sigma_distance^2): a label stays on its side of an edge.
+Positions are those of bilinear resizing with the corners aligned, so both ways put a cell in the same place. Sharing
+out the weights is attention of the pixels to the cells of their window: with f = (colour/sigma_colour, position/
+sigma_distance), the weights are the softmax of f_p.f_c - |f_c|^2/2, because |f_p|^2/2 is the same for all cells of a
+pixel. As everywhere with a softmax a pixel whose colour no cell has still gets weights that sum to 1.
+
+M classes; [h,w] is the label map, [H,W] the picture; K = window^2 cells of a window. The work is done in tiles, pixels
+with the same nearest cell and so with the same window: N tiles at a time, P pixels in each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.images import rgb_to_lab
+from utils.threads import side_by_side, single_threaded
+
+COLOUR_SPACES = {"rgb": lambda pixels: pixels, "lab": rgb_to_lab}  # from uint8 RGB [...,3], again uint8
+CLASSES_AT_ONCE = 16  # soft labels of pixels held at a time, so that memory does not grow with the number of objects
+WEIGHTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}  # few calls, yet within a cache; enough to keep a GPU busy
+LONGEST_TILE = 16  # pixels a side, where a cell covers more
+ROWS_AT_ONCE = 128  # of the picture, where colours are converted and summed
+
+
+class Axis(NamedTuple):
+    """One axis of the label map laid over the same axis of the picture: S pixels in T tiles of at most L."""
+
+    nearest: Tensor  # [S] the cell nearest to each pixel
+    offset: Tensor  # [S] from the centre of that cell to the pixel, in [-0.5, 0.5] cells
+    tile_cell: Tensor  # [T] the cell nearest to all pixels of a tile
+    tile_pixels: Tensor  # [T,L] the pixels of a tile; a shorter one repeats its last
+    sample_pixel: Tensor  # [Q] with `sample_cell`, which pixels make the colour of a cell: those nearest to its centre,
+    sample_cell: Tensor  # [Q] of which each cell has at least one
+
+
+@functools.lru_cache(maxsize=16)
+def lay_axis(cells: int, pixels: int, device: torch.device) -> Axis:
+    """`cells` cells over `pixels` pixels, first on first and last on last; a single cell lies under all pixels."""
+    # Whole numbers, with 1/span of a cell as the unit: which cell is nearest must not depend on rounding.
+    span = max(pixels - 1, 1)
+    position = torch.arange(pixels) * (cells - 1)
+    nearest = (2 * position + span) // (2 * span)
+    offset = (position - nearest * span) / span
+
+    place = torch.arange(pixels) - torch.searchsorted(nearest, nearest)  # of a pixel among those of its cell
+    longest = int(place.max()) + 1
+    length = -(-longest // -(-longest // LONGEST_TILE))
+    first = (place % length == 0).nonzero()[:, 0]
+    last = torch.cat([first[1:], torch.tensor([pixels])]) - 1
+    tile_pixels = torch.minimum(first[:, None] + torch.arange(length), last[:, None])
+
+    bare = torch.tensor(sorted({*range(cells)} - {*nearest.tolist()}), dtype=torch.long)  # where cells outnumber pixels
+    closest = (2 * bare * span + cells - 1) // (2 * max(cells - 1, 1))
+    axis = Axis(nearest, offset, nearest[first], tile_pixels, torch.cat([torch.arange(pixels), closest]),
+                torch.cat([nearest, bare]))
+    return Axis(*(part.to(device) for part in axis))
+
+
+class EdgeUpsampling:
+    """Soft labels of the coarse map to the pixels of a picture, along its edges.
+
+    Args:
+        window: odd, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of the map.
+        colour_space: of the distance of colours: "rgb", or "lab" with L, a and b as 8-bit pictures hold them.
+        sigma_colour: the distance of colours, each channel in [0,1], at which a weight has fallen to exp(-1/2).
+        sigma_distance: the same of positions [cells].
+
+    `ValueError` for other values.
+    """
+
+    def __init__(self, *, window: int = 5, colour_space: str = "rgb", sigma_colour: float = 0.1,
+                 sigma_distance: float = 1.5):
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"the window is an odd whole number above 0; got {window}")
+        if colour_space not in COLOUR_SPACES:
+            raise ValueError(f"the colour space is one of {', '.join(COLOUR_SPACES)}; got {colour_space}")
+        if not (sigma_colour > 0 and sigma_distance > 0):
+            raise ValueError(f"both sigmas are above 0; got {sigma_colour} and {sigma_distance}")
+        self.window, self.colour_space = window, colour_space
+        self.sigma_colour, self.sigma_distance = sigma_colour, sigma_distance
+
+    @torch.inference_mode()
+    def strongest_class(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
+        """Soft labels [M,h,w] and the picture, uint8 RGB [H,W,3], to each pixel's largest channel, int64 [H,W].
+
+        Of equals the first. Memory beyond the result and the picture grows with neither M nor [H,W], only with [h,w].
+        `ValueError` for other shapes or types.
+        """
+        windows = self._windows(labels, picture)
+        of_cells = strongest(labels.split(CLASSES_AT_ONCE))  # [h,w]
+        result = of_cells[windows.rows.nearest][:, windows.columns.nearest]  # [H,W]
+
+        def fill(tiles: Tensor) -> None:
+            weights, cells, pixels = windows.weigh(tiles)
+            maps = (mix(part, cells, weights) for part in labels.split(CLASSES_AT_ONCE))
+            result.view(-1)[pixels] = strongest(maps)
+
+        # No weights can change what all cells of a window agree on, so only the other tiles need any: a fifth of them
+        # in common videos.
+        windows.for_tiles(fill, disagree(of_cells, self.window))
+        return result
+
+    @torch.inference_mode()
+    def soft_labels(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
+        """The soft labels [M,H,W] of the pixels, of which `strongest_class` is the argmax; arguments as there."""
+        windows = self._windows(labels, picture)
+        result = labels.new_empty(len(labels), *picture.shape[:2])
+
+        def fill(tiles: Tensor) -> None:
+            weights, cells, pixels = windows.weigh(tiles)
+            result.view(len(labels), -1)[:, pixels] = mix(labels, cells, weights)
+
+        windows.for_tiles(fill, torch.ones_like(labels[0], dtype=torch.bool))
+        return result
+
+    def _windows(self, labels: Tensor, picture: Tensor | np.ndarray) -> Windows:
+        if labels.ndim != 3 or not labels.is_floating_point() or 0 in labels.shape:
+            raise ValueError(f"soft labels are numbers [M,h,w]; got {labels.dtype} {tuple(labels.shape)}")
+        if isinstance(picture, np.ndarray):
+            picture = torch.from_numpy(np.ascontiguousarray(picture))
+        if picture.dtype != torch.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise ValueError(f"a picture is uint8 [H,W,3]; got {picture.dtype} {tuple(picture.shape)}")
+        convert = COLOUR_SPACES[self.colour_space]
+        colours = torch.cat(in_parallel(convert, picture.to(labels.device).split(ROWS_AT_ONCE)))
+        return Windows(colours, labels.shape[1:], window=self.window, sigma_colour=255 * self.sigma_colour,
+                       sigma_distance=self.sigma_distance)
+
+
+class Windows:
+    """The windows of label cells around the pixels of one picture, and the weights in them.
+
+    Args:
+        colours: of the pixels, uint8 [H,W,3], in the space in which they are compared.
+        shape: [h,w] of the label map.
+        window: [cells] a side.
+        sigma_colour, sigma_distance: [levels] of a channel and [cells].
+    """
+
+    def __init__(self, colours: Tensor, shape: tuple[int, int], *, window: int, sigma_colour: float,
+                 sigma_distance: float):
+        device = colours.device
+        self._colours, (self._h, self._w) = colours, shape
+        self._sigma_colour, self._sigma_distance = sigma_colour, sigma_distance
+        self.rows, self.columns = (lay_axis(cells, pixels, device) for cells, pixels in zip(shape, colours.shape))
+        reach = torch.arange(window, device=device) - window // 2
+        self._steps = torch.cartesian_prod(reach, reach)  # [K,2] from a window's middle to its cells, down and right
+        self._cell_colours = self._average()
+
+    def for_tiles(self, function: Callable[[Tensor], None], cells: Tensor) -> None:
+        """Call `function` with the tiles [N,2], row and column, of the chosen cells, bool [h,w], some at a time."""
+        tiles = cells[self.rows.tile_cell][:, self.columns.tile_cell].nonzero()
+        weights = len(self._steps) * self.rows.tile_pixels.shape[1] * self.columns.tile_pixels.shape[1]  # of a tile
+        if len(tiles):
+            in_parallel(function, tiles.split(max(WEIGHTS_AT_ONCE[tiles.device.type] // weights, 1)))
+
+    def weigh(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tiles [N,2] to the weights [N,K,P] of the cells of their windows, which cells these are [N,K], of h*w, and
+        which pixels a tile has [N,P], of H*W. Cells outside the map have weight 0 and stand as their neighbours in it.
+        """
+        row, column = tiles.T  # [N] both
+        i, j = self.rows.tile_cell[row], self.columns.tile_cell[column]  # [N] both
+        down, right = self._steps.T  # [K] both
+        cell_row, cell_column = i[:, None] + down, j[:, None] + right  # [N,K]
+        outside = (cell_row < 0) | (cell_row >= self._h) | (cell_column < 0) | (cell_column >= self._w)
+        cells = cell_row.clamp_(0, self._h - 1) * self._w + cell_column.clamp_(0, self._w - 1)  # [N,K]
+        y, x = self.rows.tile_pixels[row], self.columns.tile_pixels[column]  # [N,L]
+        pixels = y[:, :, None] * self._colours.shape[1] + x[:, None, :]  # [N,L,L]
+
+        # Positions and colours are taken from the tile's middle cell: only differences count, and small numbers keep
+        # their digits in the products.
+        middle = self._cell_colours[i * self._w + j]  # [N,3]
+        of_cells = middle.new_empty(*cells.shape, 5)  # [N,K,5]: three channels, down, right
+        of_cells[..., :3] = (pick(self._cell_colours, cells) - middle[:, None]) / self._sigma_colour
+        of_cells[..., 3:] = self._steps / self._sigma_distance
+        of_pixels = middle.new_empty(*pixels.shape, 5)  # [N,L,L,5]
+        of_pixels[..., :3] = (pick(self._colours.view(-1, 3), pixels) - middle[:, None, None]) / self._sigma_colour
+        of_pixels[..., 3] = self.rows.offset[y][:, :, None] / self._sigma_distance
+        of_pixels[..., 4] = self.columns.offset[x][:, None, :] / self._sigma_distance
+        start = (of_cells.square().sum(2) / -2).masked_fill_(outside, -torch.inf)[..., None]  # [N,K,1]
+        logits = torch.baddbmm(start, of_cells, of_pixels.flatten(1, 2).transpose(1, 2))  # [N,K,P]
+        return logits.softmax(1), cells, pixels.flatten(1)
+
+    def _average(self) -> Tensor:
+        """The colour of each cell, [h*w,3]: the mean of the pixels nearest to its centre."""
+        h, w, rows, columns = self._h, self._w, self.rows, self.columns
+        sums = self._colours.new_zeros((h, self._colours.shape[1], 3), dtype=torch.int32)  # whole: exact in any order
+        for pixels, cells in zip(rows.sample_pixel.split(ROWS_AT_ONCE), rows.sample_cell.split(ROWS_AT_ONCE)):
+            sums.index_add_(0, cells, self._colours[pixels].int())
+        sums = sums.new_zeros(h, w, 3).index_add_(1, columns.sample_cell, sums[:, columns.sample_pixel])
+        counts = rows.sample_cell.bincount(minlength=h)[:, None] * columns.sample_cell.bincount(minlength=w)  # [h,w]
+        return (sums / counts[..., None]).view(-1, 3)
+
+
+def in_parallel(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of every part: on a CPU side by side in as many threads as operations may use, on a GPU in turn."""
+    with single_threaded() as threads:
+        return side_by_side(function, parts, threads if parts[0].device.type == "cpu" else 1)
+
+
+def pick(table: Tensor, index: Tensor) -> Tensor:
+    """Rows [S,C] of a table by numbers [...], to [...,C]."""
+    return table.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+def mix(labels: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """Labels [m,h,w] to their means [m,N,P] over `cells` [N,K], numbers in h*w, with `weights` [N,K,P]."""
+    return torch.bmm(pick(labels.flatten(1).T, cells).transpose(1, 2), weights).transpose(0, 1)
+
+
+def strongest(parts: Iterable[Tensor]) -> Tensor:
+    """Soft labels [M,...], in parts [m,...] that follow one another, to the largest channel, [...]; of equals the
+    first.
+    """
+    best = winner = None
+    start = 0
+    for part in parts:
+        value, index = part.max(0)
+        if best is None:
+            best, winner = value, index
+        else:
+            better = value > best
+            best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
+        start += len(part)
+    return winner
+
+
+def disagree(classes: Tensor, window: int) -> Tensor:
+    """Where the window around a cell has more than one of the classes [h,w]: bool [h,w]."""
+    largest, largest_negative = F.max_pool2d(torch.stack([classes, -classes]).float(), window, 1, window // 2)
+    return largest != -largest_negative

@@ -1,0 +1,247 @@
+"""From the label map to pixels along the edges of the picture, against a reference that does one pixel at a time."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import upsampling
+from models.upsampling import EdgeUpsampling, lay_axis
+from utils.images import rgb_to_lab
+
+
+def soft_labels(classes: int, h: int, w: int, seed: int = 0) -> torch.Tensor:
+    return (2 * torch.randn(classes, h, w, generator=torch.Generator().manual_seed(seed))).softmax(0)
+
+
+def patches(H: int, W: int, seed: int = 0) -> np.ndarray:
+    """A picture with edges: a few flat patches of random colours, and noise of a few levels."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(20, 236, (-(-H // 11), -(-W // 9), 3))
+    return (np.kron(coarse, np.ones((11, 9, 1), int))[:H, :W] + rng.integers(-12, 13, (H, W, 3))).astype(np.uint8)
+
+
+def nearest_cell(pixel: int, pixels: int, cells: int) -> tuple[int, float]:
+    """The cell nearest to a pixel, the later of two, and the pixel's position on the label map [cells]."""
+    position = pixel * (cells - 1) / max(pixels - 1, 1)
+    return math.floor(position + 0.5 + 1e-9), position
+
+
+def reference(labels: torch.Tensor, picture: np.ndarray, *, window: int = 5, colour_space: str = "rgb",
+              sigma_colour: float = 0.1, sigma_distance: float = 1.5) -> np.ndarray:
+    """The definition: soft labels [M,H,W] in float64, one pixel after the other."""
+    (_, h, w), (H, W, _) = labels.shape, picture.shape
+    values = labels.double().numpy()
+    colours = picture if colour_space == "rgb" else rgb_to_lab(torch.from_numpy(picture)).numpy()
+    colours = colours.astype(float) / 255
+    members = {(i, j): [] for i in range(h) for j in range(w)}
+    for y in range(H):
+        for x in range(W):
+            members[nearest_cell(y, H, h)[0], nearest_cell(x, W, w)[0]].append(colours[y, x])
+    means = {cell: np.mean(inside, 0) for cell, inside in members.items() if inside}
+    result = np.zeros((len(values), H, W))
+    for y in range(H):
+        for x in range(W):
+            (i, down), (j, right) = nearest_cell(y, H, h), nearest_cell(x, W, w)
+            cells = [(a, b) for a in range(i - window // 2, i + window // 2 + 1) if 0 <= a < h
+                     for b in range(j - window // 2, j + window // 2 + 1) if 0 <= b < w]
+            logs = np.array([-((colours[y, x] - means[a, b]) ** 2).sum() / (2 * sigma_colour**2)
+                             - ((down - a) ** 2 + (right - b) ** 2) / (2 * sigma_distance**2) for a, b in cells])
+            weights = np.exp(logs - logs.max())
+            result[:, y, x] = sum(g * values[:, a, b] for g, (a, b) in zip(weights, cells)) / weights.sum()
+    return result
+
+
+@pytest.mark.parametrize(("h", "w", "H", "W", "options"), [
+    (4, 5, 32, 40, {}),  # eight times
+    (4, 6, 29, 43, {}),  # no multiple of it
+    (7, 8, 24, 33, {"colour_space": "lab", "sigma_colour": 0.05}),
+    (5, 4, 37, 23, {"window": 3, "sigma_distance": 0.7}),
+    (5, 4, 21, 22, {"window": 1}),
+    (2, 2, 45, 50, {}),  # tiles smaller than a cell
+    (1, 6, 9, 40, {}), (5, 1, 40, 9, {}), (1, 1, 20, 30, {}),  # one row or column of cells
+    (1, 5, 1, 33, {}),
+    (5, 7, 5, 7, {}),  # as many pixels as cells
+])
+def test_it_is_the_weighted_mean_of_the_window(h, w, H, W, options):
+    labels, picture = soft_labels(3, h, w), patches(H, W)
+    wanted = reference(labels, picture, **options)
+    method = EdgeUpsampling(**options)
+    np.testing.assert_allclose(method.soft_labels(labels, picture), wanted, atol=1e-5)
+    ranked = np.sort(wanted, 0)
+    clear = ranked[-1] - ranked[-2] > 1e-5
+    assert clear.mean() > 0.99
+    strongest = method.strongest_class(labels, picture)
+    assert strongest.dtype == torch.int64
+    assert np.array_equal(strongest.numpy()[clear], wanted.argmax(0)[clear])
+
+
+def test_weights_by_hand():
+    """Two cells over four pixels, which stand at 0, 1/3, 2/3 and 1; two are black, two white."""
+    picture = np.repeat(np.array([[0, 0, 255, 255]], np.uint8)[..., None], 3, 2)
+    labels = torch.tensor([[[1.0, 0.0]]])
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))
+    # Squared distances to the two cells differ by 1, 1/3, -1/3 and -1, squared colour distances by 3.
+    for sigma_colour, colour in ((1, 3 / 2), (1e6, 0)):
+        soft = EdgeUpsampling(sigma_colour=sigma_colour, sigma_distance=1).soft_labels(labels, picture)[0, 0]
+        wanted = [sigmoid(1 / 2 + colour), sigmoid(1 / 6 + colour), sigmoid(-1 / 6 - colour), sigmoid(-1 / 2 - colour)]
+        torch.testing.assert_close(soft, torch.tensor(wanted))
+
+
+def test_labels_end_at_the_edge_of_the_picture():
+    """The edge lies inside a row of cells, where bilinear resizing can only guess."""
+    picture = np.zeros((64, 80, 3), np.uint8)
+    object_mask = np.zeros((64, 80), bool)
+    object_mask[21:46, 30:57] = True
+    picture[object_mask] = (200, 30, 60)
+    share = F.interpolate(torch.from_numpy(object_mask)[None, None].float(), (8, 10), mode="area")[0]
+    labels = torch.cat([1 - share, share])
+    edge = EdgeUpsampling().strongest_class(labels, picture).numpy() == 1
+    bilinear = F.interpolate(labels[None], (64, 80), mode="bilinear", align_corners=True)[0].argmax(0).numpy() == 1
+    assert (bilinear != object_mask).sum() > 90
+    assert (edge != object_mask).sum() < 10
+
+
+@pytest.mark.parametrize("colour_space", ["rgb", "lab"])
+def test_in_a_flat_picture_colours_play_no_part(colour_space):
+    labels = soft_labels(3, 5, 7)
+    method = EdgeUpsampling(colour_space=colour_space, sigma_colour=1e-3)
+    results = [method.soft_labels(labels, np.full((39, 50, 3), colour, np.uint8)) for colour in (0, 77, (3, 250, 131))]
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    without = EdgeUpsampling(sigma_colour=1e9).soft_labels(labels, patches(39, 50))
+    torch.testing.assert_close(results[0], without)
+
+
+def test_what_a_window_agrees_on_stays():
+    """Class 2 leads everywhere, by little, in a picture of noise whose colours no cell has."""
+    labels = torch.rand(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    labels[2] = labels.max(0).values + 1e-3
+    noise = np.random.default_rng(0).integers(0, 2, (45, 61, 3)).astype(np.uint8) * 255
+    for sigma in (0.1, 1e-3):
+        method = EdgeUpsampling(sigma_colour=sigma)
+        assert (method.strongest_class(labels, noise) == 2).all()
+        soft = method.soft_labels(labels, noise)
+        assert soft.isfinite().all() and (soft.argmax(0) == 2).all()
+
+
+def test_a_colour_that_no_cell_has_still_gets_a_class():
+    """A red pixel on green: every weight alone would be zero in float32."""
+    picture = np.full((41, 41, 3), (0, 255, 0), np.uint8)
+    picture[20, 20] = picture[3, 9] = (255, 0, 0)
+    labels = soft_labels(3, 6, 6)
+    soft = EdgeUpsampling().soft_labels(labels, picture)
+    torch.testing.assert_close(soft.sum(0), torch.ones(41, 41))
+
+
+def test_no_object_out_of_its_reach():
+    labels = torch.zeros(2, 9, 9)
+    labels[0] = 0.1
+    labels[:, 4, 4] = torch.tensor([0.0, 1.0])
+    noise = np.random.default_rng(1).integers(0, 256, (73, 73, 3)).astype(np.uint8)
+    found = EdgeUpsampling().strongest_class(labels, noise).bool()
+    assert found.any()
+    # Cells are 9 pixels apart: the windows that hold the cell at 36 belong to pixels nearest to the cells 2 to 6.
+    assert not found[:14].any() and not found[59:].any() and not found[:, :14].any() and not found[:, 59:].any()
+    assert (EdgeUpsampling().soft_labels(labels, noise)[1][:14] == 0).all()
+
+
+def test_equal_shares_go_to_the_first_class():
+    labels = torch.zeros(40, 5, 6)
+    labels[[7, 20, 33]] = 1
+    assert (EdgeUpsampling().strongest_class(labels, patches(33, 47)) == 7).all()
+    labels[7, 2, 3] = 0  # now there are windows with two answers
+    assert set(EdgeUpsampling().strongest_class(labels, patches(33, 47)).unique().tolist()) <= {7, 20}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Everything that is done in parts is done in parts of nearly nothing, of odd sizes."""
+    lay_axis.cache_clear()
+    monkeypatch.setattr(upsampling, "WEIGHTS_AT_ONCE", {"cpu": 5000})
+    monkeypatch.setattr(upsampling, "CLASSES_AT_ONCE", 2)
+    monkeypatch.setattr(upsampling, "LONGEST_TILE", 3)
+    monkeypatch.setattr(upsampling, "ROWS_AT_ONCE", 7)
+    yield
+    lay_axis.cache_clear()
+
+
+@pytest.mark.parametrize("colour_space", ["rgb", "lab"])
+def test_parts_do_not_show(request, colour_space):
+    labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), EdgeUpsampling(colour_space=colour_space)
+    soft, strongest = method.soft_labels(labels, picture), method.strongest_class(labels, picture)
+    assert torch.equal(soft.argmax(0), strongest)
+    request.getfixturevalue("small_parts")
+    torch.testing.assert_close(method.soft_labels(labels, picture), soft, rtol=0, atol=1e-6)
+    assert torch.equal(method.strongest_class(labels, picture), strongest)
+
+
+def test_threads_do_not_show(small_parts):
+    labels, picture = soft_labels(5, 6, 8), patches(47, 61)
+    alone = EdgeUpsampling().strongest_class(labels, picture)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(EdgeUpsampling().strongest_class(labels, picture), alone)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_memory_does_not_grow_with_classes_or_pixels(monkeypatch):
+    taken = []
+    mix = upsampling.mix
+    monkeypatch.setattr(upsampling, "mix", lambda labels, cells, weights: (
+        taken.append((len(labels), weights.numel())), mix(labels, cells, weights))[1])
+    labels = soft_labels(70, 3, 3)
+    EdgeUpsampling().strongest_class(labels, patches(300, 400))
+    assert max(classes for classes, _ in taken) <= upsampling.CLASSES_AT_ONCE
+    assert max(weights for _, weights in taken) <= upsampling.WEIGHTS_AT_ONCE["cpu"]
+    assert sum(weights for _, weights in taken) > 2 * upsampling.WEIGHTS_AT_ONCE["cpu"], "the parts were never needed"
+
+
+def test_pictures_may_be_views_and_tensors():
+    picture = patches(30, 40)
+    labels = soft_labels(2, 4, 5)
+    wanted = EdgeUpsampling().strongest_class(labels, picture[:, ::-1].copy())
+    assert torch.equal(EdgeUpsampling().strongest_class(labels, picture[:, ::-1]), wanted)
+    assert torch.equal(EdgeUpsampling().strongest_class(labels, torch.from_numpy(picture).flip(1)), wanted)
+    transposed = torch.from_numpy(np.ascontiguousarray(picture[:, ::-1].transpose(2, 0, 1))).permute(1, 2, 0)
+    assert torch.equal(EdgeUpsampling().strongest_class(labels, transposed), wanted)
+
+
+def test_wrong_use_is_refused():
+    labels, picture = soft_labels(2, 4, 5), patches(30, 40)
+    for options, word in (({"window": 4}, "odd"), ({"window": -1}, "odd"), ({"colour_space": "hsv"}, "rgb, lab"),
+                          ({"sigma_colour": 0}, "sigma"), ({"sigma_distance": -1}, "sigma")):
+        with pytest.raises(ValueError, match=word):
+            EdgeUpsampling(**options)
+    for bad in (labels[0], labels.long(), labels[:0]):
+        with pytest.raises(ValueError, match="soft labels"):
+            EdgeUpsampling().strongest_class(bad, picture)
+    for bad in (picture[..., 0], picture.astype(np.float32), picture[..., :2]):
+        with pytest.raises(ValueError, match="picture"):
+            EdgeUpsampling().soft_labels(labels, bad)
+
+
+def test_lab_as_8_bit_pictures_hold_it():
+    by_hand = {(0, 0, 0): (0, 128, 128), (255, 255, 255): (255, 128, 128), (255, 0, 0): (136, 208, 195),
+               (0, 255, 0): (224, 42, 211), (0, 0, 255): (82, 207, 20)}
+    assert rgb_to_lab(torch.tensor(list(by_hand), dtype=torch.uint8)).tolist() == [list(v) for v in by_hand.values()]
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    difference = rgb_to_lab(torch.from_numpy(pixels)).numpy() - cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB).astype(int)
+    assert abs(difference).max() <= 3 and abs(difference).mean() < 0.1  # OpenCV computes in whole numbers
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"colour_space": "lab", "sigma_colour": 0.05}])
+def test_the_gpu_gives_the_classes_of_the_cpu(options):
+    labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), EdgeUpsampling(**options)
+    on_gpu = method.soft_labels(labels.cuda(), picture).cpu()
+    assert (on_gpu - method.soft_labels(labels, picture)).abs().max() < (1e-5 if not options else 0.1)
+    gpu, cpu = (method.strongest_class(on, picture).cpu() for on in (labels.cuda(), labels))
+    assert (gpu == cpu).float().mean() >= 0.999
