@@ -1,0 +1,126 @@
+"""Time and memory from the label map to the classes of a frame's pixels: along edges against bilinear resizing.
+
+    python benchmarks/upsampling.py [--picture FILE] [--size 854x480] [--map 108x60] [--device cpu] [--rounds 9]
+
+Labels are drawn: smooth blobs, whose boundaries cross a share of the windows that the table shows ("mixed"), and noise,
+where every window is mixed, so that no method can be slower. Each round runs every method once, in turn, in one
+process; medians of --rounds rounds. Memory is the peak of two frames above picture and labels, each method in a process
+of its own. Without --picture a frame is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.propagation import peak_memory, timed  # noqa: E402
+from models.propagation import strongest_class  # noqa: E402
+from models.upsampling import EdgeUpsampling, disagree, strongest  # noqa: E402
+from tools.synthetic import make_clip  # noqa: E402
+from utils.device import resolve_device  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bilinear": lambda labels, picture: strongest_class(labels, picture.shape[:2]),
+    "edge, rgb": EdgeUpsampling().strongest_class,
+    "edge, lab": EdgeUpsampling(colour_space="lab", sigma_colour=0.05).strongest_class,
+}
+CASES = {"3 classes": (3, False), "21 classes": (21, False), "3 classes, noise": (3, True)}  # how many, whether noise
+
+
+def make_labels(case: str, shape: tuple[int, int]) -> Tensor:
+    """Soft labels [M,h,w] of a case."""
+    classes, noise = CASES[case]
+    coarse = shape if noise else (5, 7)
+    drawn = torch.randn(1, classes, *coarse, generator=torch.Generator().manual_seed(0))
+    return (8 * F.interpolate(drawn, size=shape, mode="bilinear")[0]).softmax(0)
+
+
+def make_picture(args: argparse.Namespace) -> np.ndarray:
+    """The frame, uint8 RGB [H,W,3]."""
+    if not args.picture:
+        return make_clip(np.random.default_rng(0), frames=1, size=args.size, objects=3).frames[0]
+    picture = cv2.imread(args.picture)
+    if picture is None:
+        raise UserError(f"--picture is an image file; {args.picture} cannot be read; check its path")
+    return cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), args.size, interpolation=cv2.INTER_AREA)
+
+
+def extra_memory(method: str, case: str, args: argparse.Namespace) -> float:
+    """MB at the peak of two frames above picture and labels; runs in a new process."""
+    device = resolve_device(args.device)
+    torch.set_num_threads(args.threads)
+    picture, labels = torch.from_numpy(make_picture(args)).to(device), make_labels(case, args.map[::-1]).to(device)
+    METHODS[method](labels[:, :8, :8].contiguous(), picture[:64, :64].contiguous())  # what a library keeps is its own
+    before = peak_memory(device)
+    for _ in range(2):
+        METHODS[method](labels, picture)
+    return peak_memory(device) - before
+
+
+def alone(*arguments) -> float:
+    """`extra_memory` in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(extra_memory, *arguments).result()
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Run the methods in turn, print a table in Markdown."""
+    args = parse_arguments()
+    device = resolve_device(args.device)
+    torch.set_num_threads(args.threads)
+    picture = torch.from_numpy(make_picture(args)).to(device)
+    print(f"{args.size[0]}x{args.size[1]}, map {args.map[0]}x{args.map[1]}, {args.threads} threads, {device}\n")
+    print("| labels | mixed | method | ms a frame | ratio | processor ms | ratio | memory MB |")
+    print("|---" * 8 + "|")
+    for case in CASES:
+        labels = make_labels(case, args.map[::-1]).to(device)
+        mixed = disagree(strongest([labels]), EdgeUpsampling().window).float().mean()
+        seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+        for i in range(args.rounds + 1):
+            for method, run in METHODS.items():
+                *times, _ = timed(lambda run=run, labels=labels: run(labels, picture), device)
+                if i:  # the first round only warms up
+                    seconds[method].append(tuple(times))
+        rows = {method: [1e3 * statistics.median(column) for column in zip(*times)]
+                for method, times in seconds.items()}
+        for method, (wall, processor) in rows.items():
+            print(f"| {case} | {100 * mixed:.0f} % | {method} | {wall:.1f} | {wall / rows['bilinear'][0]:.1f} "
+                  f"| {processor:.1f} | {processor / rows['bilinear'][1]:.1f} | {alone(method, case, args):.0f} |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picture", help="image file; a drawn frame without")
+    parser.add_argument("--size", default="854x480", help="WIDTHxHEIGHT of the picture")
+    parser.add_argument("--map", default="108x60", help="WIDTHxHEIGHT of the label map")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    for name in ("size", "map"):
+        sides = getattr(args, name).split("x")
+        if len(sides) != 2 or not all(side.isdigit() and int(side) >= 8 for side in sides):
+            raise UserError(f"--{name} is WIDTHxHEIGHT, both at least 8; got {getattr(args, name)}; give 854x480 or so")
+        setattr(args, name, tuple(map(int, sides)))
+    return args
+
+
+if __name__ == "__main__":
+    run_script(main)
