@@ -96,7 +96,7 @@ class EdgeUpsampling:
     def strongest_class(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
         """Soft labels [M,h,w] and the picture, uint8 RGB [H,W,3], to each pixel's largest channel, int64 [H,W].
 
-        Of equals the first. Memory beyond the result and the picture grows with neither M nor [H,W], only with [h,w].
+        Of equals the first. Memory beyond the result and a copy of the picture hardly grows with H*W and not with M.
         `ValueError` for other shapes or types.
         """
         with self._windows(labels, picture) as windows:
@@ -129,8 +129,8 @@ class EdgeUpsampling:
     @contextmanager
     def _windows(self, labels: Tensor, picture: Tensor | np.ndarray) -> Iterator[Windows]:
         """The arguments, checked, as windows; in the block operations use one thread, and tiles go side by side."""
-        if labels.ndim != 3 or not labels.is_floating_point() or 0 in labels.shape:
-            raise ValueError(f"soft labels are numbers [M,h,w]; got {labels.dtype} {tuple(labels.shape)}")
+        if labels.ndim != 3 or labels.dtype != torch.float32 or 0 in labels.shape:
+            raise ValueError(f"soft labels are float32 [M,h,w]; got {labels.dtype} {tuple(labels.shape)}")
         if isinstance(picture, np.ndarray):
             picture = torch.from_numpy(np.ascontiguousarray(picture))
         if picture.dtype != torch.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
@@ -233,6 +233,7 @@ def strongest(parts: Iterable[Tensor]) -> Tensor:
             better = value > best
             best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
         start += len(part)
+        del part  # before the next one is made
     return winner
 
 
