@@ -36,7 +36,7 @@ from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
 from tools.own_video import Outputs, read_job, run_job
-from utils.config import DEFAULT_SETTINGS, PRESETS, Settings, load_settings, resolved
+from utils.config import DEFAULT_SETTINGS, PRESETS, UPSAMPLING, Settings, load_settings, resolved
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.iterators import batches
@@ -72,6 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
     add("--custom_interval", action="store_true", default=None,
         help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
+    add("--upsample", choices=UPSAMPLING, help="TEST.UPSAMPLE: edge lets masks follow the colours of the frames")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,
@@ -100,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     settings = load_settings(
         args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
-               "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval)})
+               "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval),
+               "TEST.UPSAMPLE": ("--upsample", args.upsample)})
     seed_everything(args.seed)
     device = process_device(args.device)
     return (infer_own_video if args.video else infer_list)(args, settings, device)

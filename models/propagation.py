@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.colornet import ColorNet
 from models.neighbours import Carried, Memory, NeighbourPropagation, PreparedFeatures
+from models.upsampling import CLASSES_AT_ONCE, EdgeUpsampling, strongest
 from utils.config import TestSettings
 from utils.device import PRECISIONS
 from utils.errors import UserError
@@ -28,7 +29,6 @@ from utils.images import normalise
 from utils.masks import object_ids
 
 CUSTOM_GAPS = (*range(1, 11), 12, 14, 16, 18, 20, 23, 26, 30, 34, 39)
-CLASSES_AT_ONCE = 16  # full-size soft labels held at a time, so that memory does not grow with the number of objects
 
 
 def context_gaps(count: int, custom_interval: bool) -> tuple[int, ...]:
@@ -147,16 +147,18 @@ class VideoPropagator:
             `keeping_aspect`.
         neighbours, gaps: as for `LabelPropagator`.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
+        upsample: "bilinear", or "edge", by which masks follow the colours of the frame (`EdgeUpsampling`).
     """
 
     def __init__(self, model: ColorNet, *, key: str, size: tuple[int, int] | int, neighbours: NeighbourPropagation,
-                 gaps: Sequence[int], precision: str = "fp32"):
+                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear"):
         if key != "color" and not model.has_global:
             raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
                             "use TEST.KEY color or another model")
         self._model, self._key, self._size, self._dtype = model, key, size, PRECISIONS[precision]
         self._device = next(model.parameters()).device
         self._labels = LabelPropagator(neighbours, gaps)
+        self._edges = EdgeUpsampling() if upsample == "edge" else None
         self._ids: list[int] = []
 
     def step(self, frame: np.ndarray, mask: np.ndarray | None = None, *, correct: bool = False) -> np.ndarray:
@@ -210,8 +212,9 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {frame.shape[:2]}; it is {given.shape}")
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
-        winner = strongest_class(prediction.labels, frame.shape[:2]).cpu().numpy()
-        mask = np.array(prediction.ids, np.uint8)[winner]
+        winner = self._edges.strongest_class(prediction.labels, frame) if self._edges else \
+            strongest_class(prediction.labels, frame.shape[:2])
+        mask = np.array(prediction.ids, np.uint8)[winner.cpu().numpy()]
         if given is None:
             return mask
         mask[np.isin(mask, prediction.named)] = 0
@@ -230,7 +233,7 @@ def build_propagator(model: ColorNet, settings: TestSettings, *, precision: str 
                                       method=method, max_memory=max_memory)
     size = settings.INFER_WH if any(settings.INFER_WH) else settings.INPUT_SIZE
     return VideoPropagator(model, key=settings.KEY, size=size, neighbours=neighbours, precision=precision,
-                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL))
+                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE)
 
 
 def keeping_aspect(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -246,12 +249,4 @@ def resize(maps: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def strongest_class(labels: Tensor, shape: tuple[int, int]) -> Tensor:
     """Soft labels [M,h,w] to the channel that is largest at each pixel of the full size, [H,W]; of equals the first."""
-    best = winner = None
-    for start in range(0, len(labels), CLASSES_AT_ONCE):
-        value, index = resize(labels[start:start + CLASSES_AT_ONCE], shape).max(0)  # [H,W] both
-        if best is None:
-            best, winner = value, index
-        else:
-            better = value > best
-            best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
-    return winner
+    return strongest(resize(part, shape) for part in labels.split(CLASSES_AT_ONCE))

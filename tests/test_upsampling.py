@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from models import upsampling
+from models.colornet import ColorNet
+from models.propagation import build_propagator, strongest_class
 from models.upsampling import EdgeUpsampling, lay_axis
+from utils.config import load_settings
 from utils.images import rgb_to_lab
 
 
@@ -219,7 +222,7 @@ def test_wrong_use_is_refused():
                           ({"sigma_colour": 0}, "sigma"), ({"sigma_distance": -1}, "sigma")):
         with pytest.raises(ValueError, match=word):
             EdgeUpsampling(**options)
-    for bad in (labels[0], labels.long(), labels[:0]):
+    for bad in (labels[0], labels.long(), labels.double(), labels[:0]):
         with pytest.raises(ValueError, match="soft labels"):
             EdgeUpsampling().strongest_class(bad, picture)
     for bad in (picture[..., 0], picture.astype(np.float32), picture[..., :2]):
@@ -234,6 +237,22 @@ def test_lab_as_8_bit_pictures_hold_it():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     difference = rgb_to_lab(torch.from_numpy(pixels)).numpy() - cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB).astype(int)
     assert abs(difference).max() <= 3 and abs(difference).mean() < 0.1  # OpenCV computes in whole numbers
+
+
+@pytest.mark.parametrize(("upsample", "wanted"), [
+    ("bilinear", lambda labels, frame: strongest_class(labels, frame.shape[:2])),
+    ("edge", lambda labels, frame: EdgeUpsampling().strongest_class(labels, frame))])
+def test_the_propagator_upsamples_as_it_is_told(upsample, wanted):
+    torch.manual_seed(0)
+    model = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=16).eval()
+    settings = load_settings(overrides=["TEST.INFER_WH", "[64, 48]", "TEST.KEY", "color", "TEST.UPSAMPLE", upsample])
+    frames = [patches(50, 70, seed) for seed in (0, 1)]
+    mask = np.zeros((50, 70), np.uint8)
+    mask[10:30, 20:50] = 5
+    video = build_propagator(model, settings.TEST)
+    video.step(frames[0], mask)
+    prediction = video.predict(video.encode(frames[1:])[0])
+    assert np.array_equal(video.index_mask(prediction, frames[1]), 5 * wanted(prediction.labels, frames[1]).numpy())
 
 
 @pytest.mark.gpu

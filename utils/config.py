@@ -25,6 +25,7 @@ DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
 PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
 FEATURE_KEYS = ("color", "cls", "merge")
+UPSAMPLING = ("bilinear", "edge")
 
 
 def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -136,6 +137,7 @@ class TestSettings:
                                      "INPUT_SIZE", lambda value: value == (0, 0) or all(v > 0 and v % 8 == 0
                                                                                         for v in value))
     INPUT_SIZE: int = _at_least(16)
+    UPSAMPLE: str = _one_of(*UPSAMPLING)
 
 
 @dataclass(frozen=True)
