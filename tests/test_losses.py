@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import plain_losses
 from losses import build_objective
 from losses.color import color_loss, rebuild_colors
 from losses.common import mean_of_hardest, smooth_l1
@@ -60,7 +61,44 @@ def test_losses_and_gradients_equal_golden(golden_batch, monkeypatch, name, chan
         assert float(getattr(losses, term).detach()) == pytest.approx(golden[key], rel=1e-4), term
     parameters = dict(model.named_parameters())
     for parameter, norm in golden["grad_norm"].items():
-        assert float(parameters[parameter].grad.norm()) == pytest.approx(norm, rel=1e-4), parameter
+        # The stem's gradients are small differences of large sums: in float32 they vary by 2e-3 between processors, and
+        # golden ones are up to 1.2e-3 from those in float64. The next test has all gradients exactly.
+        within = 3e-3 if parameter in ("conv1.weight", "bn1.weight") else 1e-4
+        assert float(parameters[parameter].grad.norm()) == pytest.approx(norm, rel=within), parameter
+
+
+def test_losses_and_gradients_equal_the_plain_transcription(monkeypatch):
+    """Every parameter's gradient, on views of 64x64 in float64; only the cross-entropies are computed in float32."""
+    model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).train()
+    golden_weights(model.state_dict())
+    model.double()
+    generator = torch.Generator().manual_seed(0)
+    views = lambda: torch.randn(2, FRAMES, 3, 64, 64, generator=generator).double()
+    theta = torch.tensor([[[0.7, 0, 0.2], [0, 0.7, 0.1]], [[-0.7, 0, 0.2], [0, 0.7, 0.1]]]).double()
+    grid = F.affine_grid(theta, (2, 1, 8, 8), align_corners=False)[:, None].expand(-1, FRAMES, -1, -1, -1)
+    batch = {"color": {"view_a": views(), "view_b": views(), "target": views().sigmoid(), "grid": grid,
+                       "edge": 1 + 4 * (views()[:, :, :1] > 1).double()},
+             "dense": {"view_1": views(), "view_2": views(), "theta": theta}}
+    monkeypatch.setattr(plain_losses, "grid_features", lambda features, size, _: pick_golden_cells(features, size))
+    monkeypatch.setattr("losses.objective.draw_grid_cells", golden_cells)
+    results = []
+    for total in (lambda: plain_losses.plain_total(model, batch, torch.Generator()),
+                  lambda: build_objective(config(), load_settings())(model, batch, torch.Generator()).total):
+        model.zero_grad()
+        loss = total()
+        loss.backward()
+        results.append((loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    (plain, plain_gradients), (ours, gradients) = results
+    assert ours == pytest.approx(plain, rel=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain_gradients[name], rtol=1e-5, atol=1e-8,
+                                   msg=name)
+
+
+def pick_golden_cells(features, size):
+    """[B,C,h,w] at the cells of `golden_cells`: [B*size^2,C]."""
+    cells = golden_cells(len(features), features.shape[-1], size, None)
+    return torch.cat([clip.flatten(1)[:, chosen].t() for clip, chosen in zip(features, cells)])
 
 
 def test_smooth_l1_is_quadratic_below_one_half():

@@ -109,7 +109,7 @@ class Outputs:
         self._rows: list[tuple] = []
         self._sheet: list[tuple[str, np.ndarray]] = []
         self._in_sheet = set(np.linspace(0, len(video) - 1, SHEET_FRAMES).round().astype(int).tolist())
-        self._watch = LostWatch()
+        self._watch, self._lost = LostWatch(), set()
 
     def claim(self, record: dict[str, Any], *, overwrite: bool) -> None:
         """Make room, as `ResultFolder.claim` does."""
@@ -136,8 +136,7 @@ class Outputs:
         """Hand a frame over for writing; frames come in order."""
         name = self._video.names[shown.number]
         self._writer.submit(self.masks.write, self._name, name, shown.frame, shown.mask)
-        found = confidences(shown.prediction)
-        self._note(shown.number, found, self._watch(found))
+        self._note(shown.number, confidences(shown.prediction))
         if self._pictures:
             self._in_order.submit(self._show, shown)
         if self._maps:
@@ -151,10 +150,12 @@ class Outputs:
             _write_picture(self.folder / "contact_sheet.jpg", contact_sheet(self._sheet))
         with (replacing(self.folder / "confidence.csv") as temporary,
               open(temporary, "w", newline="", encoding="utf-8") as file):
-            csv.writer(file).writerows([("frame", "name", *Confidence._fields, "lost"), *self._rows])
+            names = ("frame", "name", *Confidence._fields, "lost")
+            csv.writer(file, lineterminator="\n").writerows([names, *self._rows])
 
-    def _note(self, number: int, found: Sequence[Confidence], lost: set[int]) -> None:
-        before = {row[2] for row in self._rows[-len(found):] if row[-1]} if self._rows and found else set()
+    def _note(self, number: int, found: Sequence[Confidence]) -> None:
+        before, lost = self._lost, self._watch(found)
+        self._lost = lost
         for one in found:
             self._rows.append((number, self._video.names[number], one.object, one.cells, f"{one.similarity:.4f}",
                                f"{one.margin:.4f}", int(one.object in lost)))
