@@ -30,6 +30,7 @@ from losses import build_objective
 from losses.objective import Losses, Objective
 from losses.pictures import training_pictures
 from models import build_model
+from models.convolution import save_multiplications
 from tools.validation import Validation
 from utils import distributed
 from utils.averages import RunningAverage
@@ -158,6 +159,8 @@ def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.devi
         recompute_in_backward(module for module in model.modules() if isinstance(module, BasicBlock))
     if args.compile:
         model.compile()
+    elif device.type == "cpu":
+        save_multiplications(model)
     return model
 
 

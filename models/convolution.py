@@ -1,0 +1,87 @@
+"""3x3 convolutions with a quarter of the multiplications, for training on CPUs (Lavin and Gray, 2016).
+
+A tile of 4x4 outputs depends on 6x6 inputs. Moved into another basis by three small matrices, tile and filter need 36
+multiplications for each pair of channels instead of 144: their algorithm F(4x4,3x3).
+
+    n  tiles of all images        C  channels in        K  channels out
+    V = B x  [n,36,C]   inputs        U = G w  [36,K,C]   filters        y = A (V U^T)  [n,16,K]   outputs
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.products import products
+
+# Lavin and Gray, section 4.3, in one dimension; the Kronecker square acts on both.
+INPUTS = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                       [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float64)
+FILTERS = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double() / 24
+OUTPUTS = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]).double()
+B, G, A = (torch.kron(matrix, matrix) for matrix in (INPUTS, FILTERS, OUTPUTS))  # [36,36], [36,9], [16,36]
+WORTH_IT = 64  # channels in, from which on the changes of basis take less than they save
+
+
+def save_multiplications(network: nn.Module) -> nn.Module:
+    """Let the wide 3x3 convolutions of stride 1 train by fewer multiplications, in place; no name changes."""
+    for module in network.modules():
+        if (type(module) is nn.Conv2d and module.kernel_size == (3, 3) and module.stride == (1, 1)
+                and module.in_channels >= WORTH_IT):
+            module.__class__ = Conv3x3
+    return network
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution of stride 1 and padding 1 without bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,C,H,W] to [N,K,H,W]; rounds at 3e-6 where PyTorch's rounds at 1e-6, so that inference keeps the latter."""
+        if not self.training or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return _FewMultiplications.apply(x, self.weight)
+
+
+class _FewMultiplications(torch.autograd.Function):
+    """The gradient of the inputs is a 3x3 convolution, too; that of the filters is a product in the other basis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        d_products = _times(A.t(), _tiles(dy, 4))  # [n,36,K]
+        d_filters = torch.bmm(d_products.permute(1, 2, 0), _times(B, _tiles(x, 6)).transpose(0, 1))  # [36,K,C]
+        d_weight = G.t().to(dy.dtype) @ d_filters.flatten(1)  # [9,K*C]
+        d_weight = d_weight.view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
+        return _convolve(dy, weight.transpose(0, 1).flip(2, 3)), d_weight
+
+
+def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N,C,H,W] and weight [K,C,3,3] to [N,K,H,W], channels last in memory."""
+    (N, C, H, W), K = x.shape, len(weight)
+    filters = G.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)
+    tiles = _times(A, products(_times(B, _tiles(x, 6)), filters.view(36, K, C)))  # [n,16,K]
+    tiles = tiles.view(N, -(-H // 4), -(-W // 4), 4, 4, K)
+    image = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N,H',W',K], H' and W' the next multiples of 4
+    return image[:, :H, :W].permute(0, 3, 1, 2)
+
+
+def _tiles(x: Tensor, size: int) -> Tensor:
+    """Windows of 4x4 or, with an edge of one cell around them, 6x6 cells, 4 apart: [N,C,H,W] to [n,size^2,C]."""
+    channels, height, width = x.shape[1:]
+    edge = (size - 4) // 2
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, edge, edge + -width % 4, edge, edge + -height % 4))  # [N,H',W',C]
+    windows = padded.unfold(1, size, 4).unfold(2, size, 4)  # [N,rows,columns,C,size,size]
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, size * size, channels)
+
+
+def _times(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """A change of basis: matrix [p,q] times each of the tiles [n,q,C]."""
+    return torch.bmm(matrix.to(tiles.dtype).expand(len(tiles), -1, -1), tiles)
