@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses.common import mean_of_hardest, smooth_l1
 from utils.distributed import gather, rank
+from utils.products import products
+
+BLOCK = 1024  # queries that attention on the CPU takes at a time
 
 
 def color_loss(features: Tensor, target: Tensor, edge_weight: Tensor | None, *, temperature: float, negatives: bool,
@@ -69,26 +74,50 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
 
 
 def attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """As `attend_fused`, each source frame's two products as 1x1 convolutions whose filters are its cells.
+    """As `attend_fused`, by the products of a library made for convolutions; the values get no gradient.
 
-    PyTorch hands convolutions on CPUs to oneDNN, and float32 matrix products and attention to kernels of half its
-    speed (benchmarks/training.py). Half precision comes here as float32: it would round the similarities too much.
+    Half precision comes here as float32: it would round the similarities too much.
     """
     queries, keys, values = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (queries, keys, values))
-    attended = []
     with torch.autocast(queries.device.type, enabled=False):
-        for query, key, value in zip((scale * queries).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)):
-            similarity = _product(query, key)  # [q,k]
-            attended.append(_product(similarity.softmax(dim=1), value.t()))
-    return torch.stack(attended).unflatten(0, queries.shape[:2])
+        attended = _Attention.apply((scale * queries).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1))
+    return attended.unflatten(0, keys.shape[:2])
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(queries . keys) over keys times values, [n,q,C], [n,k,C], [n,k,P] to [n,q,P], a block at a time.
+
+    The weights [BLOCK,k] of a block stay in the processor's cache until they are used; PyTorch's own gradients of all
+    queries at once would fetch each of their four [q,k] matrices from fresh memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        attended, weights = [], []
+        for query, key, value in zip(queries, keys, values):
+            for rows in query.split(BLOCK):
+                weights.append(_product(rows, key).softmax(dim=1))
+                attended.append(_product(weights[-1], value.t()))
+        ctx.save_for_backward(queries, keys, values, *weights)
+        return torch.cat(attended).unflatten(0, queries.shape[:2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        queries, keys, values, *weights = ctx.saved_tensors
+        remaining, d_queries, d_keys = iter(weights), [], torch.zeros_like(keys)
+        for query, key, value, d_attended, d_key in zip(queries, keys, values, gradient, d_keys):
+            for rows, d_rows in zip(query.split(BLOCK), d_attended.split(BLOCK)):
+                weight = next(remaining)
+                d_weight = _product(d_rows, value)
+                d_similarity = torch._softmax_backward_data(d_weight, weight, 1, weight.dtype)
+                d_queries.append(_product(d_similarity, key.t()))
+                d_key.addmm_(d_similarity.t(), rows)
+        return torch.cat(d_queries).view_as(queries), d_keys, None
 
 
 def _product(rows: Tensor, filters: Tensor) -> Tensor:
     """rows [n,c] times filters [m,c] transposed: [n,m]."""
-    image = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)  # [1,c,n,1], channels last: nothing is copied
-    # The dilation of a 1x1 filter means nothing; it keeps a single thread from falling back to the plain product.
-    products = F.conv2d(image, filters[:, :, None, None], dilation=2)  # [1,m,n,1]
-    return products.permute(0, 2, 3, 1).reshape(len(rows), -1)
+    return products(rows[:, None], filters[None])[:, 0]
 
 
 def _patches(pixels: Tensor, features: Tensor) -> Tensor:
