@@ -50,24 +50,26 @@ class _FewMultiplications(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _convolve(x, weight)
+        inputs = _times(B, _tiles(x, 6))
+        ctx.save_for_backward(inputs, weight)
+        return _convolve(inputs, weight, x.shape)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+        inputs, weight = ctx.saved_tensors
         d_products = _times(A.t(), _tiles(dy, 4))  # [n,36,K]
-        d_filters = torch.bmm(d_products.permute(1, 2, 0), _times(B, _tiles(x, 6)).transpose(0, 1))  # [36,K,C]
+        d_filters = torch.bmm(d_products.permute(1, 2, 0), inputs.transpose(0, 1))  # [36,K,C]
         d_weight = G.t().to(dy.dtype) @ d_filters.flatten(1)  # [9,K*C]
         d_weight = d_weight.view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
-        return _convolve(dy, weight.transpose(0, 1).flip(2, 3)), d_weight
+        d_x = _convolve(_times(B, _tiles(dy, 6)), weight.transpose(0, 1).flip(2, 3), dy.shape)
+        return d_x, d_weight
 
 
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N,C,H,W] and weight [K,C,3,3] to [N,K,H,W], channels last in memory."""
-    (N, C, H, W), K = x.shape, len(weight)
-    filters = G.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)
-    tiles = _times(A, products(_times(B, _tiles(x, 6)), filters.view(36, K, C)))  # [n,16,K]
+def _convolve(inputs: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+    """V [n,36,C] of an x of `shape` [N,C,H,W] and weight [K,C,3,3] to [N,K,H,W], channels last in memory."""
+    (N, C, H, W), K = shape, len(weight)
+    filters = G.to(inputs.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)
+    tiles = _times(A, products(inputs, filters.view(36, K, C)))  # [n,16,K]
     tiles = tiles.view(N, -(-H // 4), -(-W // 4), 4, 4, K)
     image = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N,H',W',K], H' and W' the next multiples of 4
     return image[:, :H, :W].permute(0, 3, 1, 2)

@@ -114,3 +114,19 @@ def test_half_precision_files_load_as_float32(tmp_path):
     state = {name: tensor.half() for name, tensor in released_state("S_color").items()}
     model = load_model(released_file(tmp_path / "model.pkl", "S_color", state))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("branch, others", [("color", slice(128, None)), ("cls", slice(None, 128))])
+def test_a_pass_for_one_branch_gives_its_outputs_and_counts_its_statistics_only(branch, others):
+    torch.manual_seed(0)
+    model, frames = build("S").train(), torch.randn(2, 3, 32, 32)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    both, after_both = getattr(model(frames), branch), {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    alone = model(frames, local=branch == "color", dense=branch == "cls")
+    torch.testing.assert_close(getattr(alone, branch), both, rtol=0, atol=1e-5)
+    for name in ("layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"):
+        expected = after_both[name]
+        expected[others] = state[name][others]
+        torch.testing.assert_close(model.state_dict()[name], expected)
+    assert model.state_dict()["layer4.1.bn2.num_batches_tracked"] == 1

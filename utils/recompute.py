@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,16 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_in_backward(modules: Iterable[nn.Module]) -> None:
-    """Let each module keep only its input for backward and run again there; results and statistics stay the same."""
+    """Let each module keep only its inputs for backward and run again there; results and statistics stay the same."""
     for module in modules:
         module.forward = partial(_forward, module, module.forward)
 
 
-def _forward(module: nn.Module, forward, x: Tensor) -> Tensor:
+def _forward(module: nn.Module, forward, x: Tensor, *options: Any) -> Tensor:
     if not torch.is_grad_enabled():
-        return forward(x)
+        return forward(x, *options)
     contexts: tuple[AbstractContextManager, AbstractContextManager] = nullcontext(), _frozen_statistics(module)
-    return checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+    return checkpoint(forward, x, *options, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
 
 
 @contextmanager
