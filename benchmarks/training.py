@@ -4,10 +4,10 @@
     python benchmarks/training.py --device cuda --clips 8 --precision bf16 [--compile]
 
 The baseline (plain_losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network, every
-pair of frames is rebuilt on its own; float32 in PyTorch's default memory layout. Both do forward, backward and AdamW on
-the same views (S, both heads, T = 5, 256x256), in turn, and the total losses are printed beside each other. With
---precision, ours runs in it and the baseline in float32. One thread is timed by its processor time, which other
-programs disturb less. Peak memory is that of a process of its own.
+pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
+forward, backward and AdamW on the same views (S, both heads, T = 5, 256x256), in turn, and the total losses are printed
+beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed by its processor
+time, which other programs disturb less. Peak memory is that of a process of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from utils.errors import run_script
 FRAMES, SIDE = 5, 256
 METHODS = ("plain", "ours")
 OPERATIONS = {"convolutions": ("mkldnn_convolution", "convolution_backward", "cudnn_convolution", "slow_conv2d"),
-              "attention": ("scaled_dot_product",), "softmax": ("softmax",), "normalisation": ("batch_norm",),
+              "matrix products": ("aten::mm", "bmm", "addmm"), "attention": ("scaled_dot_product",),
+              "softmax": ("softmax",), "normalisation": ("batch_norm",),
               "copies": ("copy_", "cat", "index", "clone", "fill_"),
               "rectifiers, sums, pooling": ("threshold", "clamp", "add", "max_pool", "mul")}
 

@@ -10,7 +10,7 @@ def products(rows: Tensor, filters: Tensor) -> Tensor:
     """rows [n,g,C] times filters [g,m,C] transposed, for each of g groups: [n,g,m].
 
     As a 1x1 convolution with groups: PyTorch hands convolutions on CPUs to oneDNN, and float32 matrix products to a
-    library that is never faster and on some processors half as fast (docs/BENCHMARKS.md, Training).
+    library of the same speed on some processors and of half of it on others (docs/BENCHMARKS.md, Training).
     """
     n, groups, channels = rows.shape
     image = rows.reshape(1, n, 1, groups * channels).permute(0, 3, 1, 2)  # [1,g*C,n,1], channels last: no copy
