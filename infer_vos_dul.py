@@ -11,7 +11,7 @@ writes masks to ./output/merge_vos/<sequence>/<frame>.png and overlays to ./outp
 
 For a video of your own (tools/own_video.py), masks and an overlay video go to ./output/<its name>:
 
-    python infer_vos_dul.py --resume MODEL --video clip.mp4 --mask first.png [57=correction.png] [--backward]
+    python infer_vos_dul.py --video clip.mp4 --mask first.png [57=correction.png] [--backward] [--resume MODEL]
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
 from tools.own_video import Outputs, read_job, run_job
-from utils.config import DEFAULT_SETTINGS, PRESETS, UPSAMPLING, Settings, load_settings, resolved
+from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.iterators import batches
 from utils.log import start_console
+from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
 from utils.timing import StageClock
@@ -65,7 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--exp", default="0001", help="experiment id, recorded with the results")
     add("--run", default="final", help="run name, recorded with the results")
     add("--mask-output-dir", type=Path, help="folder for <key>_vos and <key>_vis; for --video output/<its name>")
-    add("--resume", required=True, help="model file, released or from the training command")
+    add("--resume", help="model file, released or from training; --video has one that comes along")
     add("--seed", type=int, default=0, help="of every random generator (default %(default)s)")
     add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
     add("--infer_wh", nargs=2, type=int, metavar=("W", "H"), help="TEST.INFER_WH: frames are resized to this [pixels]")
@@ -98,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     refuse_contradictions(args)
     start_console()
+    if not args.resume:
+        args.resume = SHIPPED_MODEL
+        logger.info("no --resume is given: the model is %s, small and trained on little", SHIPPED_MODEL)
     settings = load_settings(
         args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
@@ -115,8 +119,10 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
     stray = [name for name, given in own.items() if given]
     if args.infer_list and stray:
         raise UserError(f"{', '.join(stray)} belong to --video, and --infer-list is given; a list names its own masks")
-    if args.infer_list and not args.mask_output_dir:
-        raise UserError("--infer-list needs --mask-output-dir, the folder to write to")
+    missing = [name for name, given in (("--mask-output-dir FOLDER", args.mask_output_dir),
+                                        ("--resume MODEL", args.resume)) if not given]
+    if args.infer_list and missing:
+        raise UserError(f"--infer-list needs {' and '.join(missing)}")
     if args.video and not args.mask:
         raise UserError("--video needs --mask FILE, the objects of its first frame")
     if args.video and args.keep_finished:
@@ -143,8 +149,10 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
     outputs = Outputs(output, settings.TEST.KEY, job.video, palette=args.palette, pictures=not args.no_overlay,
                       maps=args.confidence_maps)
     outputs.claim(describe(args, settings, device), overwrite=args.overwrite)
-    logger.info("%s: %d frames %dx%d; masks of frames %s; %s features, %s, %s", args.video, len(job.video),
-                *job.video.size, ", ".join(map(str, sorted(job.masks))), settings.TEST.KEY, device, args.precision)
+    given = "; ".join(f"frame {number} has objects {', '.join(map(str, object_ids(mask)))}"
+                      for number, mask in job.masks.items())
+    logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
+                settings.TEST.KEY, device, args.precision)
     clock = StageClock(device)
     status = run_job(job, new_propagator, outputs, device=device, batch_size=ENCODER_BATCH[device.type], clock=clock)
     logger.info("%s; masks are in %s, the rest in %s", clock.shares(), outputs.masks.masks, outputs.folder)
@@ -223,8 +231,8 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
               "model_sha256": model}
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
         "infer_list": args.infer_list}
-    return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": args.resume, "seed": args.seed,
-            "device": str(device), "torch": torch.__version__, "method": method}
+    return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),
+            "seed": args.seed, "device": str(device), "torch": torch.__version__, "method": method}
 
 
 def process_device(name: str) -> torch.device:

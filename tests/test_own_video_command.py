@@ -199,6 +199,13 @@ def test_presets_are_complete_and_recorded_and_flags_win(root, tmp_path, name):
     assert not (tmp_path / "merge_vis/overlay.mp4").exists()
 
 
+def test_without_a_model_the_one_that_comes_along_is_used(root, tmp_path, caplog):
+    everything = words(root, tmp_path, "--mask", root / "00000.png")
+    infer_vos_dul.main(everything[2:])
+    record = json.loads((tmp_path / "merge_vos/run.json").read_text())
+    assert record["model"] == str(PROJECT / "data/weights/colornet_S.pth") and len(masks_in(tmp_path)) == LENGTH
+
+
 def test_nothing_is_overwritten_unasked(root, tmp_path):
     run(root, tmp_path, "--mask", root / "00000.png")
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
@@ -259,8 +266,8 @@ def test_options_of_the_other_kind_of_input_are_refused(root, tmp_path):
     for option in (["--mask", "a.png"], ["--backward"], ["--fps", "3"], ["--confidence-maps"]):
         with pytest.raises(UserError, match=f"{option[0]} belong to --video"):
             infer_vos_dul.main([*common, "--infer-list", "x", *option])
-    with pytest.raises(UserError, match="--infer-list needs --mask-output-dir"):
-        infer_vos_dul.main([*common[:2], "--infer-list", "x"])
+    with pytest.raises(UserError, match="--infer-list needs --mask-output-dir FOLDER and --resume MODEL"):
+        infer_vos_dul.main(["--infer-list", "x"])
     for both in (["--infer-list", "x", "--video", "y"], []):
         with pytest.raises(SystemExit) as ended:
             infer_vos_dul.main([*common, *both])

@@ -4,7 +4,8 @@
 
 Makes clips in the layouts of YouTube-VOS, COCO and DAVIS, trains the smallest model on the clips with the real
 training command, carries the first masks through the validation videos with each feature, and prints J&F beside that
-of the same network before training. The output folder is replaced when it is one that this demo made.
+of the same network before training and of the model that comes along. The output folder is replaced when it is one that
+this demo made.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from models import build_model
 from tools.synthetic import Clip, make_clip, write_davis, write_jpeg, write_video
 from utils.checkpoint import save_checkpoint
-from utils.config import FEATURE_KEYS, REPOSITORY, load_settings, load_train_config, resolved
+from utils.config import FEATURE_KEYS, REPOSITORY, SHIPPED_MODEL, load_settings, load_train_config, resolved
 from utils.errors import UserError, run_script
 from utils.masks import read_mask
 from utils.overlay import contact_sheet, overlay
@@ -49,7 +50,7 @@ def main() -> int:
     clips = make_data(folder / "data", args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
     train(folder, args.seed)
-    models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth"}
+    models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth", "comes along": SHIPPED_MODEL}
     runs = [(name, key) for name in models for key in FEATURE_KEYS]
     for name, key in runs:
         predict(folder, models[name], key, folder / "masks" / name)
@@ -159,7 +160,7 @@ def write_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
 def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seconds: float) -> int:
     """Print the table and say whether training helped; status 1 where it did not."""
     print(f"\nJ&F on {VALIDATION_CLIPS} made videos (%)\n{'':12}" + "".join(f"{key:>9}" for key in FEATURE_KEYS))
-    for name in ("untrained", "trained"):
+    for name in dict.fromkeys(name for name, _ in scores):
         print(f"{name:12}" + "".join(f"{scores[name, key]:9.1f}" for key in FEATURE_KEYS))
     gains = [scores["trained", key] - scores["untrained", key] for key in FEATURE_KEYS]
     print(f"{'gain':12}" + "".join(f"{gain:+9.1f}" for gain in gains))

@@ -114,7 +114,7 @@ class Outputs:
     def claim(self, record: dict[str, Any], *, overwrite: bool) -> None:
         """Make room, as `ResultFolder.claim` does."""
         files = [self.folder / name for name in ("overlay.mp4", "contact_sheet.jpg", "confidence.csv")]
-        existing = [file for file in files if file.exists()]
+        existing = [file for file in (*files, *(self.folder / "confidence").glob("*.jpg")) if file.exists()]
         if existing and not overwrite:
             raise UserError(f"results are not overwritten unasked, and {existing[0]} exists; give --overwrite to "
                             "replace them, or another --mask-output-dir")

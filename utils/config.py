@@ -22,6 +22,7 @@ from utils.errors import UserError
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_SETTINGS = REPOSITORY / "configs/ytvos.yaml"
 DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
+SHIPPED_MODEL = REPOSITORY / "data/weights/colornet_S.pth"
 PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
 FEATURE_KEYS = ("color", "cls", "merge")
