@@ -45,13 +45,11 @@ from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
 from utils.timing import StageClock
-from utils.writer import BackgroundWriter, ResultFolder
+from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 
 logger = logging.getLogger(__name__)
 
 ENCODER_BATCH = {"cpu": 1, "cuda": 8}  # frames encoded at once
-WRITING_THREADS = min(4, os.cpu_count() or 1)
-WRITING_DEPTH = 16  # results that may wait for the disk
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

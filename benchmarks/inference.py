@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.plain_propagation import propagate_plainly  # noqa: E402
 from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
-from infer_vos_dul import ENCODER_BATCH, WRITING_DEPTH, WRITING_THREADS, infer_sequence  # noqa: E402
+from infer_vos_dul import ENCODER_BATCH, infer_sequence  # noqa: E402
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
 from models.neighbours import Carried, NeighbourPropagation  # noqa: E402
@@ -43,7 +43,7 @@ from utils.device import resolve_device  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 from utils.masks import write_mask  # noqa: E402
 from utils.timing import StageClock  # noqa: E402
-from utils.writer import BackgroundWriter, ResultFolder  # noqa: E402
+from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder  # noqa: E402
 
 STAGES = ("decode", "encode", "propagate", "write")
 DRAWN = 60  # different frames; a longer video goes through them to and fro

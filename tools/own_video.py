@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -29,10 +28,9 @@ from utils.iterators import ahead, batches
 from utils.overlay import contact_sheet, heat_map, overlay
 from utils.signals import StopRequest
 from utils.timing import StageClock
-from utils.writer import BackgroundWriter, ResultFolder, VideoWriter
+from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder, VideoWriter
 
 SHEET_FRAMES = 12  # in the contact sheet
-WRITING_THREADS, WRITING_DEPTH = min(4, os.cpu_count() or 1), 16
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from utils.masks import read_mask, write_mask
 from utils.overlay import overlay
 
 OVERLAY_QUALITY = 90  # JPEG
+WRITING_THREADS = min(4, os.cpu_count() or 1)
+WRITING_DEPTH = 16  # results that may wait for the disk
 
 
 class ResultFolder:
