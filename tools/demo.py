@@ -160,10 +160,11 @@ def write_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
 def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seconds: float) -> int:
     """Print the table and say whether training helped; status 1 where it did not."""
     print(f"\nJ&F on {VALIDATION_CLIPS} made videos (%)\n{'':12}" + "".join(f"{key:>9}" for key in FEATURE_KEYS))
-    for name in dict.fromkeys(name for name, _ in scores):
-        print(f"{name:12}" + "".join(f"{scores[name, key]:9.1f}" for key in FEATURE_KEYS))
+    row = lambda name: print(f"{name:12}" + "".join(f"{scores[name, key]:9.1f}" for key in FEATURE_KEYS))
+    row("untrained"), row("trained")
     gains = [scores["trained", key] - scores["untrained", key] for key in FEATURE_KEYS]
     print(f"{'gain':12}" + "".join(f"{gain:+9.1f}" for gain in gains))
+    row("comes along")
     helped = gains[FEATURE_KEYS.index("merge")] > 0
     print("\nTraining helped the merged feature." if helped else
           "\nTraining did NOT help the merged feature: something is wrong, or the seed is unlucky.")
