@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from datasets.clips import BrokenFrameError, read_frame
+from datasets.evaluation_video import read_needed_frame
 from datasets.filelists import is_frame, natural
 from utils.errors import UserError
 
@@ -88,11 +88,7 @@ class PictureFolder(OwnVideo):
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See `OwnVideo`."""
-        for file in self._files[start:stop]:
-            try:
-                yield read_frame(file)
-            except BrokenFrameError as error:
-                raise UserError(f"frame {error.path} cannot be decoded ({error.why}); replace the file") from error
+        yield from map(read_needed_frame, self._files[start:stop])
 
 
 def _upright_size(file: Path) -> tuple[int, int]:

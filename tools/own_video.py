@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from utils.iterators import ahead, batches
 from utils.overlay import contact_sheet, heat_map, overlay
 from utils.signals import StopRequest
 from utils.timing import StageClock
-from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder, VideoWriter
+from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder, VideoWriter, write_jpeg
 
 SHEET_FRAMES = 12  # in the contact sheet
 
@@ -145,7 +144,7 @@ class Outputs:
         if error[0] is not None or not self._rows:
             return
         if self._sheet:
-            _write_picture(self.folder / "contact_sheet.jpg", contact_sheet(self._sheet))
+            write_jpeg(self.folder / "contact_sheet.jpg", contact_sheet(self._sheet))
         with (replacing(self.folder / "confidence.csv") as temporary,
               open(temporary, "w", newline="", encoding="utf-8") as file):
             names = ("frame", "name", *Confidence._fields, "lost")
@@ -168,13 +167,7 @@ class Outputs:
             self._sheet.append((f"frame {shown.number}", picture))
 
     def _write_map(self, name: str, confidence: np.ndarray, frame: np.ndarray) -> None:
-        _write_picture(self.folder / "confidence" / f"{name}.jpg", heat_map(confidence, frame.shape[:2], frame))
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB [H,W,3] in the format of `path`."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(cv2.imencode(path.suffix, picture[..., ::-1])[1].tobytes())
+        write_jpeg(self.folder / "confidence" / f"{name}.jpg", heat_map(confidence, frame.shape[:2], frame))
 
 
 def run_job(job: Job, new_propagator: Callable[[], VideoPropagator], outputs: Outputs, *, device: torch.device,

@@ -42,10 +42,7 @@ class ResultFolder:
     def write(self, sequence: str, frame: str, image: np.ndarray, mask: np.ndarray) -> None:
         """Write a frame's results from its picture, uint8 RGB [H,W,3], and mask, uint8 [H,W]; the mask comes last."""
         if self.overlays:
-            picture = overlay(image, mask, palette=self.palette)
-            encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])
-            with replacing(self._picture(sequence, frame)) as temporary:
-                temporary.write_bytes(encoded[1].tobytes())
+            write_jpeg(self._picture(sequence, frame), overlay(image, mask, palette=self.palette), OVERLAY_QUALITY)
         write_mask(self._mask(sequence, frame), mask)
 
     def is_complete(self, sequence: str, frames: Iterable[str]) -> bool:
@@ -98,6 +95,13 @@ class ResultFolder:
 
     def _picture(self, sequence: str, frame: str) -> Path:
         return self.pictures / sequence / f"{frame}.jpg"
+
+
+def write_jpeg(path: Path, picture: np.ndarray, quality: int = 95) -> None:
+    """Write uint8 RGB [H,W,3] as JPEG; the file is whole or not there."""
+    with replacing(path) as temporary:
+        data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        temporary.write_bytes(data.tobytes())
 
 
 class VideoWriter:
