@@ -1,0 +1,280 @@
+"""What raises J&F without training: each option against the published protocol, on two halves of a labelled list.
+
+    python benchmarks/study.py --model NAME=FILE [NAME=FILE ...] --list filelists/davis16 --root ROOT [--size 864x480]
+        [--options OPTION ...] [--every 1] [--results study.jsonl]
+
+The sequences are parted by turns into two halves, so that what was chosen on one can be confirmed on the other. An
+option is a name of `OPTIONS`, or several with + between them. The table gives, for each model and option, J&F on each
+half, what it adds to `colornet` there, the standard error of that gain over sequences, and seconds a frame for features
+and labels (which the options of a row share with those before it) and for making pixels of them. Each sequence's scores
+are added to --results; what is there is not measured again. The first and the last frame are not scored, as in DAVIS
+2017. --every N takes every N-th frame, to choose quickly; frames are then N times as far apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from datasets.evaluation_video import VideoFrame, read_video  # noqa: E402
+from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list  # noqa: E402
+from models import load_model  # noqa: E402
+from models.colornet import ColorNet  # noqa: E402
+from models.neighbours import NeighbourPropagation  # noqa: E402
+from models.propagation import LabelPropagator, context_gaps, resize, strongest_class  # noqa: E402
+from models.upsampling import EdgeUpsampling  # noqa: E402
+from utils.davis_metrics import evaluate_sequence, statistics  # noqa: E402
+from utils.errors import UserError, run_script  # noqa: E402
+from utils.images import normalise  # noqa: E402
+
+Guide = Callable[[ColorNet, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
+Maps = tuple[Tensor, Tensor]  # the branches `color` and `cls` of one frame, unit [C,h,w] each
+
+
+@dataclass(frozen=True)
+class Options:
+    """How masks are made. The defaults are the published protocol."""
+
+    scale: float = 1  # of the size that frames are resized to
+    stride: int = 8  # [pixels] between features; 4: of four shifted frames
+    radius: int = 12
+    knn: int = 10
+    temperature: float = 0.05
+    context: int = 20
+    custom_interval: bool = False
+    cls_share: float = 0.5  # of the squared length of `merge`; 0.5 is the published sum of both
+    first: str = "bilinear"  # how the first mask becomes labels: bilinear, area, or sharp (one class a cell)
+    flip: bool = False  # the mean with the labels carried through mirrored frames
+    backward: bool = False  # the mean with the labels carried back from the last frame
+    upsample: str = "bilinear"  # a name of UPSAMPLING
+
+    @property
+    def carrying(self) -> Options:
+        """What the labels on the feature map depend on."""
+        return dataclasses.replace(self, upsample="bilinear")
+
+
+def network_guide(stage: str) -> Guide:
+    """The three main components of what a stage of the network sees, in place of colours."""
+
+    def guide(model: ColorNet, frame: np.ndarray) -> np.ndarray:
+        x = model.relu(model.bn1(model.conv1(normalise(torch.from_numpy(frame).permute(2, 0, 1))[None])))
+        x = x if stage == "stride 2" else model.layer1(model.maxpool(x))
+        values = x[0].flatten(1).T  # [h*w,C]
+        values = values - values.mean(0)
+        main = values @ torch.linalg.eigh(values.T @ values).eigenvectors[:, -3:]  # [h*w,3]
+        levels = (128 + 40 * main / main[:, -1].std()).clamp(0, 255).byte().view(*x.shape[2:], 3)
+        return cv2.resize(levels.numpy(), frame.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+
+    return guide
+
+
+def noise(frame: np.ndarray) -> float:
+    """The deviation of a frame's noise, channels in [0,1] (Immerkaer, 1996)."""
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    return float(np.abs(cv2.filter2D(frame.astype(np.float32) / 255, -1, kernel)).mean() * np.sqrt(np.pi / 2) / 6)
+
+
+UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], EdgeUpsampling], Guide | None] | None] = {
+    "bilinear": None,
+    "edge": (lambda frame: EdgeUpsampling(), None),
+    **{name: (lambda frame, options=options: EdgeUpsampling(**options), None) for name, options in {
+        **{f"colour {sigma}": {"sigma_colour": sigma} for sigma in (0.05, 0.07, 0.2)},
+        **{f"distance {sigma:.0f}": {"sigma_distance": sigma} for sigma in (1.0, 2.0)},
+        **{f"window {cells}": {"window": cells} for cells in (3, 7)},
+        **{f"lab {sigma}": {"colour_space": "lab", "sigma_colour": sigma} for sigma in (0.03, 0.05, 0.07)}}.items()},
+    "colour by noise": (lambda frame: EdgeUpsampling(sigma_colour=0.05 + 5 * noise(frame)), None),
+    "colour by contrast": (lambda frame: EdgeUpsampling(sigma_colour=0.4 * float(frame.std()) / 255), None),
+    "guide stride 2": (lambda frame: EdgeUpsampling(), network_guide("stride 2")),
+    "guide stride 4": (lambda frame: EdgeUpsampling(), network_guide("stride 4")),
+}
+OPTIONS: dict[str, dict] = {
+    "colornet": {},
+    **{name: {"upsample": name} for name in UPSAMPLING if name != "bilinear"},
+    "area": {"first": "area"}, "sharp": {"first": "sharp"}, "flip": {"flip": True}, "backward": {"backward": True},
+    "color": {"cls_share": 0}, "cls": {"cls_share": 1}, **{f"cls {n}": {"cls_share": n} for n in (0.25, 0.75)},
+    **{f"radius {n}": {"radius": n} for n in (6, 8, 18, 25)}, **{f"k {n}": {"knn": n} for n in (5, 15, 20)},
+    **{f"temperature {t}": {"temperature": t} for t in (0.03, 0.1)}, "context 10": {"context": 10},
+    "gaps": {"custom_interval": True}, "stride 4": {"stride": 4},
+    **{f"{lines} lines": {"scale": lines / 480} for lines in (576, 640, 720)},
+}
+
+
+def options_of(name: str) -> Options:
+    """`edge+radius 25` to options; `UserError` for a name that is not known."""
+    changes: dict = {}
+    for part in name.split("+"):
+        if part not in OPTIONS:
+            raise UserError(f"an option is one of {', '.join(OPTIONS)}, or several with + between; got {part}")
+        changes |= OPTIONS[part]
+    return Options(**changes)
+
+
+@torch.inference_mode()
+def encode(model: ColorNet, frames: Sequence[VideoFrame], options: Options, size: tuple[int, int]) -> list[Maps]:
+    """The branches of each frame at `size` (width, height) [pixels] times the scale."""
+    shape = [round(side * options.scale / 16) * 16 for side in reversed(size)]
+    shifts = ((0, 0),) if options.stride == 8 else ((0, 0), (0, 4), (4, 0), (4, 4))
+    result = []
+    for frame in frames:
+        picture = resize(normalise(torch.from_numpy(frame.image).permute(2, 0, 1)), shape)[None]
+        # A picture moved by four pixels has its features between those of the other.
+        moved = [F.pad(picture, (0, right, 0, down), mode="replicate")[:, :, down:, right:] for down, right in shifts]
+        parts = [model.branches(x.contiguous(memory_format=torch.channels_last), local=True, dense=True) for x in moved]
+        maps = [F.normalize(torch.cat(shifted), dim=1) for shifted in zip(*parts)]  # [4 or 1,C,h,w]
+        if len(shifts) > 1:
+            maps = [F.pixel_shuffle(x.permute(1, 0, 2, 3), 2).permute(1, 0, 2, 3) for x in maps]
+        result.append((maps[0][0], maps[1][0]))
+    return result
+
+
+def merge(maps: Maps, cls_share: float) -> Tensor:
+    """Both branches to one unit feature [C,h,w]; the published `merge` at 0.5."""
+    color, cls = maps
+    if cls_share in (0, 1):
+        return cls if cls_share else color
+    return torch.cat([cls * cls_share**0.5, color * (1 - cls_share) ** 0.5])
+
+
+def first_labels(mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int], how: str) -> Tensor:
+    """The first mask [H,W] to soft labels [M,h,w]."""
+    layers = torch.stack([torch.from_numpy(mask) == i for i in ids]).float()
+    if how == "area":
+        return F.interpolate(layers[None], size=shape, mode="area")[0]
+    labels = resize(layers, shape)
+    return F.one_hot(labels.argmax(0), len(ids)).permute(2, 0, 1).float() if how == "sharp" else labels
+
+
+@torch.inference_mode()
+def carry(features: Sequence[Tensor], first: Tensor, options: Options) -> list[Tensor]:
+    """Labels [M,h,w] of each frame's features [C,h,w] from those of the first frame."""
+    search = NeighbourPropagation(knn=options.knn, radius=options.radius, temperature=options.temperature)
+    propagator = LabelPropagator(search, context_gaps(options.context, options.custom_interval))
+    return [propagator.step(x, first if t == 0 else None)[0] for t, x in enumerate(features)]
+
+
+def score_options(model: ColorNet, sequence: EvaluationSequence, every: int, size: tuple[int, int],
+                  names: Sequence[str]) -> list[dict]:
+    """J and F of each option on one sequence [percent], with seconds a frame."""
+    frames = list(read_video(sequence))[::every]
+    truths = [frame.mask for frame in frames]
+    ids = sorted({0, *np.unique(truths[0]).tolist()})
+    encoded: dict[tuple, list[Maps]] = {}
+    carried: dict[Options, tuple[list[Tensor], float]] = {}
+
+    def features(options: Options, mirrored: bool = False) -> list[Maps]:
+        key = options.scale, options.stride, mirrored
+        if key not in encoded:
+            mirror = lambda frame: frame._replace(image=np.ascontiguousarray(frame.image[:, ::-1]))
+            encoded[key] = encode(model, [mirror(frame) for frame in frames] if mirrored else frames, options, size)
+        return encoded[key]
+
+    def labels_of(options: Options) -> tuple[list[Tensor], float]:
+        if options not in carried:
+            start = time.perf_counter()
+            seen = [merge(maps, options.cls_share) for maps in features(options)]
+            first = first_labels(truths[0], ids, tuple(seen[0].shape[1:]), options.first)
+            labels = carry(seen, first, options)
+            if options.flip:
+                seen = [merge(maps, options.cls_share) for maps in features(options, mirrored=True)]
+                labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(seen, first.flip(2), options))]
+            if options.backward:
+                labels = [(a + b) / 2 for a, b in zip(labels, carry(seen[::-1], labels[-1], options)[::-1])]
+            carried[options] = labels, (time.perf_counter() - start) / len(frames)
+        return carried[options]
+
+    rows = []
+    for name in names:
+        options = options_of(name)
+        labels, seconds = labels_of(options.carrying)
+        start = time.perf_counter()
+        masks = [to_pixels(model, soft, frame.image, options.upsample) for soft, frame in zip(labels, frames)]
+        pixel_seconds = (time.perf_counter() - start) / len(frames)
+        scores = evaluate_sequence(truths, [np.array(ids, np.uint8)[mask] for mask in masks])
+        J, F_ = (np.mean([statistics(row).mean for row in values]) * 100 for values in (scores.J, scores.F))
+        rows.append({"option": name, "J": J, "F": F_, "carry": seconds, "pixels": pixel_seconds})
+    return rows
+
+
+@torch.inference_mode()
+def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, upsample: str) -> np.ndarray:
+    """Soft labels [M,h,w] to the strongest class of each pixel [H,W]."""
+    if UPSAMPLING[upsample] is None:
+        return strongest_class(labels, frame.shape[:2]).numpy()
+    make, guide = UPSAMPLING[upsample]
+    return make(frame).strongest_class(labels, frame if guide is None else guide(model, frame)).numpy()
+
+
+def print_table(rows: Sequence[dict], models: Sequence[str], names: Sequence[str], sequences: Sequence[str]) -> None:
+    """One line an option and model."""
+    halves = sequences[::2], sequences[1::2]
+    print(f"half A: {' '.join(halves[0])}; half B: {' '.join(halves[1])}")
+    for model in models:
+        found = {(row["option"], row["sequence"]): row for row in rows if row["model"] == model}
+        print(f"\n| {model} | J&F A | J&F B | gain A | gain B | gain of all, ± standard error | carry s | pixels s |\n"
+              "|---|---|---|---|---|---|---|---|")
+        for name in names:
+            of_sequences = [found[name, sequence] for sequence in sequences]
+            scores = np.array([(row["J"] + row["F"]) / 2 for row in of_sequences])
+            gain = scores - [(found["colornet", s]["J"] + found["colornet", s]["F"]) / 2 for s in sequences]
+            seconds = [np.mean([row[part] for row in of_sequences]) for part in ("carry", "pixels")]
+            print(f"| {name} | {scores[::2].mean():.1f} | {scores[1::2].mean():.1f} | {gain[::2].mean():+.1f} | "
+                  f"{gain[1::2].mean():+.1f} | {gain.mean():+.1f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.1f} | "
+                  f"{seconds[0]:.3f} | {seconds[1]:.3f} |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", nargs="+", required=True, metavar="NAME=FILE")
+    add("--list", default="filelists/davis16", help="labelled list, as infer_vos_dul.py --infer-list")
+    add("--root", default="data", help="the data root, as DATASET.ROOT")
+    add("--size", type=lambda text: tuple(int(part) for part in text.split("x")), default=(864, 480), metavar="WxH")
+    add("--options", nargs="+", default=list(OPTIONS), metavar="OPTION")
+    add("--every", type=int, default=1, metavar="N")
+    add("--results", default="study.jsonl", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is not yet in the results, and print the table."""
+    args = parse_arguments()
+    names = ["colornet", *(name for name in args.options if name != "colornet")]
+    for name in names:
+        options_of(name)
+    models = dict(pair.split("=", 1) for pair in args.model)
+    sequences = read_evaluation_list(find_list(args.list, args.root), args.root)
+    setting = {"size": list(args.size), "every": args.every}
+    rows = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.is_file() else []
+    rows = [row for row in rows if {key: row[key] for key in setting} == setting]
+    for model_name, path in models.items():
+        model = load_model(path, "cpu")
+        for sequence in sequences:
+            have = {row["option"] for row in rows if (row["model"], row["sequence"]) == (model_name, sequence.name)}
+            todo = [name for name in names if name not in have]
+            for row in score_options(model, sequence, args.every, args.size, todo) if todo else ():
+                rows.append({"model": model_name, "sequence": sequence.name, **setting, **row})
+                with args.results.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+            print(f"{model_name} {sequence.name}: {len(todo)} measured", file=sys.stderr, flush=True)
+    print_table(rows, list(models), names, [sequence.name for sequence in sequences])
+
+
+if __name__ == "__main__":
+    run_script(main)
