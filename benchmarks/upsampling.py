@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.propagation import peak_memory, timed  # noqa: E402
 from models.propagation import strongest_class  # noqa: E402
-from models.upsampling import EdgeUpsampling, disagree, strongest  # noqa: E402
+from models.upsampling import EdgeUpsampling, undecided  # noqa: E402
 from tools.synthetic import make_clip  # noqa: E402
 from utils.device import resolve_device  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -90,7 +90,7 @@ def main() -> None:
     print("|---" * 8 + "|")
     for case in CASES:
         labels = make_labels(case, args.map[::-1]).to(device)
-        mixed = disagree(strongest([labels]), EdgeUpsampling().window).float().mean()
+        mixed = undecided(labels, EdgeUpsampling().window).float().mean()
         seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
         for i in range(args.rounds + 1):
             for method, run in METHODS.items():

@@ -2,12 +2,19 @@
 
     strongest = EdgeUpsampling().strongest_class(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
 
-Every pixel p takes the weighted mean of the soft labels of the cells c in the window around it, with the weight
-exp(-|colour_p - colour_c|^2 / 2 sigma_colour^2 - |p - c|^2 / 2 sigma_distance^2): a label stays on its side of an edge.
+Bilinear resizing takes a pixel's labels from the cells around it and ends masks in round boundaries. What the picture
+knows better is added: with the cells c of a window around pixel p,
+
+    labels_p = bilinear_p + sum over c of (share_c - smooth_c) labels_c,
+
+where share_c is proportional to exp(-|colour_p - colour_c|^2 / 2 sigma_colour^2 - |p - c|^2 / 2 sigma_distance^2) and
+smooth_c to the second part of it alone. The difference is what colours say beyond distances: 0 in a flat picture, which
+is resized bilinearly, and where there are edges labels move to their side of them. Taking the mean by `share_c` alone,
+as joint bilateral upsampling does, loses more to blur than edges give back (docs/RESULTS.md).
+
 Positions are those of bilinear resizing with the corners aligned, so both ways put a cell in the same place. Sharing
 out the weights is attention of the pixels to the cells of their window: with f = (colour/sigma_colour, position/
-sigma_distance), the weights are the softmax of f_p.f_c - |f_c|^2/2, because |f_p|^2/2 is the same for all cells of a
-pixel. As everywhere with a softmax a pixel whose colour no cell has still gets weights that sum to 1.
+sigma_distance), shares are the softmax of f_p.f_c - |f_c|^2/2, because |f_p|^2/2 is the same for all cells of a pixel.
 
 M classes; [h,w] is the label map, [H,W] the picture; K = window^2 cells of a window. The work is done in tiles, pixels
 with the same nearest cell and so with the same window: N tiles at a time, P pixels in each.
@@ -73,7 +80,8 @@ class EdgeUpsampling:
     """Soft labels of the coarse map to the pixels of a picture, along its edges.
 
     Args:
-        window: odd, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of the map.
+        window: odd, above 1, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of
+            the map.
         colour_space: of the distance of colours: "rgb", or "lab" with L, a and b as 8-bit pictures hold them.
         sigma_colour: the distance of colours, each channel in [0,1], at which a weight has fallen to exp(-1/2).
         sigma_distance: the same of positions [cells].
@@ -83,8 +91,8 @@ class EdgeUpsampling:
 
     def __init__(self, *, window: int = 5, colour_space: str = "rgb", sigma_colour: float = 0.1,
                  sigma_distance: float = 1.5):
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"the window is an odd whole number above 0; got {window}")
+        if window < 3 or window % 2 == 0:
+            raise ValueError(f"the window is an odd whole number above 1; got {window}")
         if colour_space not in COLOUR_SPACES:
             raise ValueError(f"the colour space is one of {', '.join(COLOUR_SPACES)}; got {colour_space}")
         if not (sigma_colour > 0 and sigma_distance > 0):
@@ -96,7 +104,7 @@ class EdgeUpsampling:
     def strongest_class(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
         """Soft labels [M,h,w] and the picture, uint8 RGB [H,W,3], to each pixel's largest channel, int64 [H,W].
 
-        Of equals the first. Memory beyond the result and a copy of the picture hardly grows with H*W and not with M.
+        Of equals the first. Memory beyond the result and copies of picture and labels hardly grows with H*W and M.
         `ValueError` for other shapes or types.
         """
         with self._windows(labels, picture) as windows:
@@ -108,14 +116,16 @@ class EdgeUpsampling:
                 maps = (mix(part, cells, weights) for part in labels.split(CLASSES_AT_ONCE))
                 result.view(-1)[pixels] = strongest(maps)
 
-            # No weights can change what all cells of a window agree on, so only the other tiles need any: in the videos
-            # looked at, 15 to 20 % of them.
-            windows.for_tiles(fill, disagree(of_cells, self.window))
+            # Where the weights of a window cannot change its class none are needed: see `undecided`.
+            windows.for_tiles(fill, undecided(labels, self.window))
         return result
 
     @torch.inference_mode()
     def soft_labels(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
-        """The soft labels [M,H,W] of the pixels, of which `strongest_class` is the argmax; arguments as there."""
+        """The soft labels [M,H,W] of the pixels, of which `strongest_class` is the argmax; arguments as there.
+
+        They sum to what those of the cells do; single ones may leave [0,1].
+        """
         with self._windows(labels, picture) as windows:
             result = labels.new_empty(len(labels), *picture.shape[:2])
 
@@ -163,6 +173,8 @@ class Windows:
         reach = torch.arange(window, device=device) - window // 2
         self._steps = torch.cartesian_prod(reach, reach)  # [K,2] from a window's middle to its cells, down and right
         self._cell_colours = self._average()
+        self._by_row, self._by_column = (self._colourless(axis, cells, reach)
+                                         for axis, cells in ((self.rows, self._h), (self.columns, self._w)))
 
     def for_tiles(self, function: Callable[[Tensor], None], cells: Tensor) -> None:
         """Call `function` with the tiles [N,2], row and column, of the chosen cells, bool [h,w], some at a time."""
@@ -172,8 +184,9 @@ class Windows:
             side_by_side(function, tiles.split(max(WEIGHTS_AT_ONCE[tiles.device.type] // weights, 1)), self._threads)
 
     def weigh(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tiles [N,2] to the weights [N,K,P] of the cells of their windows, which cells these are [N,K], of h*w, and
-        which pixels a tile has [N,P], of H*W. Cells outside the map have weight 0 and stand as their neighbours in it.
+        """Tiles [N,2] to the weights [N,K,P] of the cells of their windows, which sum to 1; which cells these are
+        [N,K], of h*w; and which pixels a tile has [N,P], of H*W. Cells outside the map have weight 0 and stand as their
+        neighbours in it.
         """
         row, column = tiles.T  # [N] both
         i, j = self.rows.tile_cell[row], self.columns.tile_cell[column]  # [N] both
@@ -196,7 +209,20 @@ class Windows:
         of_pixels[..., 4] = self.columns.offset[x][:, None, :] / self._sigma_distance
         start = (of_cells.square().sum(2) / -2).masked_fill_(outside, -torch.inf)[..., None]  # [N,K,1]
         logits = torch.baddbmm(start, of_cells, of_pixels.flatten(1, 2).transpose(1, 2))  # [N,K,P]
-        return logits.softmax(1), cells, pixels.flatten(1)
+        weights = logits.softmax(1)
+        (bilinear_y, smooth_y), (bilinear_x, smooth_x) = self._by_row[:, row], self._by_column[:, column]  # [N,k,L]
+        square = weights.view(len(tiles), *bilinear_y.shape[1:2], *bilinear_x.shape[1:2], *pixels.shape[1:])
+        square.addcmul_(smooth_y[:, :, None, :, None], smooth_x[:, None, :, None, :], value=-1)
+        square.addcmul_(bilinear_y[:, :, None, :, None], bilinear_x[:, None, :, None, :])
+        return weights, cells, pixels.flatten(1)
+
+    def _colourless(self, axis: Axis, cells: int, reach: Tensor) -> Tensor:
+        """Bilinear and smooth shares along one axis, [2,T,k,L], k cells a side; a cell's are products of both axes'."""
+        away = reach[:, None] - axis.offset[axis.tile_pixels][:, None]  # [T,k,L]
+        cell = (axis.tile_cell[:, None] + reach)[..., None]  # [T,k,1]
+        logits = (away / self._sigma_distance).square() / -2
+        smooth = logits.masked_fill((cell < 0) | (cell >= cells), -torch.inf).softmax(1)
+        return torch.stack([(1 - away.abs()).clamp(min=0), smooth])
 
     def _average(self) -> Tensor:
         """The colour of each cell, [h*w,3]: the mean of the pixels nearest to its centre."""
@@ -237,7 +263,15 @@ def strongest(parts: Iterable[Tensor]) -> Tensor:
     return winner
 
 
-def disagree(classes: Tensor, window: int) -> Tensor:
-    """Where the window around a cell has more than one of the classes [h,w]: bool [h,w]."""
-    largest, largest_negative = F.max_pool2d(torch.stack([classes, -classes]).float(), window, 1, window // 2)
-    return largest != -largest_negative
+def undecided(labels: Tensor, window: int) -> Tensor:
+    """Where the colours around a cell could decide on the class of its pixels: labels [M,h,w] to bool [h,w].
+
+    Bilinear labels are within the range of the window's cells, and what is added is at most as large as that range.
+    """
+    highest = F.max_pool2d(labels, window, 1, window // 2)
+    lowest = -F.max_pool2d(-labels, window, 1, window // 2)
+    if len(labels) == 1:
+        return torch.zeros_like(labels[0], dtype=torch.bool)
+    most = (2 * highest - lowest).topk(2, dim=0)  # what each class can reach at most
+    least = (2 * lowest - highest).gather(0, most.indices[:1])[0]
+    return least <= most.values[1]

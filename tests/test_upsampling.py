@@ -53,11 +53,17 @@ def reference(labels: torch.Tensor, picture: np.ndarray, *, window: int = 5, col
             (i, down), (j, right) = nearest_cell(y, H, h), nearest_cell(x, W, w)
             cells = [(a, b) for a in range(i - window // 2, i + window // 2 + 1) if 0 <= a < h
                      for b in range(j - window // 2, j + window // 2 + 1) if 0 <= b < w]
-            logs = np.array([-((colours[y, x] - means[a, b]) ** 2).sum() / (2 * sigma_colour**2)
-                             - ((down - a) ** 2 + (right - b) ** 2) / (2 * sigma_distance**2) for a, b in cells])
-            weights = np.exp(logs - logs.max())
-            result[:, y, x] = sum(g * values[:, a, b] for g, (a, b) in zip(weights, cells)) / weights.sum()
+            near = np.array([-((down - a) ** 2 + (right - b) ** 2) / (2 * sigma_distance**2) for a, b in cells])
+            alike = np.array([-((colours[y, x] - means[a, b]) ** 2).sum() / (2 * sigma_colour**2) for a, b in cells])
+            bilinear = np.array([max(1 - abs(down - a), 0) * max(1 - abs(right - b), 0) for a, b in cells])
+            weights = bilinear + softmax(near + alike) - softmax(near)
+            result[:, y, x] = sum(weight * values[:, a, b] for weight, (a, b) in zip(weights, cells))
     return result
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
 
 
 @pytest.mark.parametrize(("h", "w", "H", "W", "options"), [
@@ -65,13 +71,12 @@ def reference(labels: torch.Tensor, picture: np.ndarray, *, window: int = 5, col
     (4, 6, 29, 43, {}),  # no multiple of it
     (7, 8, 24, 33, {"colour_space": "lab", "sigma_colour": 0.05}),
     (5, 4, 37, 23, {"window": 3, "sigma_distance": 0.7}),
-    (5, 4, 21, 22, {"window": 1}),
     (2, 2, 45, 50, {}),  # tiles smaller than a cell
     (1, 6, 9, 40, {}), (5, 1, 40, 9, {}), (1, 1, 20, 30, {}),  # one row or column of cells
     (1, 5, 1, 33, {}),
     (5, 7, 5, 7, {}),  # as many pixels as cells
 ])
-def test_it_is_the_weighted_mean_of_the_window(h, w, H, W, options):
+def test_it_is_the_bilinear_map_and_what_colours_add(h, w, H, W, options):
     labels, picture = soft_labels(3, h, w), patches(H, W)
     wanted = reference(labels, picture, **options)
     method = EdgeUpsampling(**options)
@@ -92,7 +97,8 @@ def test_weights_by_hand():
     # Squared distances to the two cells differ by 1, 1/3, -1/3 and -1, squared colour distances by 3.
     for sigma_colour, colour in ((1, 3 / 2), (1e6, 0)):
         soft = EdgeUpsampling(sigma_colour=sigma_colour, sigma_distance=1).soft_labels(labels, picture)[0, 0]
-        wanted = [sigmoid(1 / 2 + colour), sigmoid(1 / 6 + colour), sigmoid(-1 / 6 - colour), sigmoid(-1 / 2 - colour)]
+        wanted = [bilinear + sigmoid(near + side * colour) - sigmoid(near) for bilinear, near, side in
+                  ((1, 1 / 2, 1), (2 / 3, 1 / 6, 1), (1 / 3, -1 / 6, -1), (0, -1 / 2, -1))]
         torch.testing.assert_close(soft, torch.tensor(wanted))
 
 
@@ -111,25 +117,36 @@ def test_labels_end_at_the_edge_of_the_picture():
 
 
 @pytest.mark.parametrize("colour_space", ["rgb", "lab"])
-def test_in_a_flat_picture_colours_play_no_part(colour_space):
-    labels = soft_labels(3, 5, 7)
+@pytest.mark.parametrize("colour", [0, 77, (3, 250, 131)])
+def test_a_flat_picture_is_resized_bilinearly(colour_space, colour):
+    labels, picture = soft_labels(3, 5, 7), np.full((39, 50, 3), colour, np.uint8)
+    bilinear = F.interpolate(labels[None], (39, 50), mode="bilinear", align_corners=True)[0]
     method = EdgeUpsampling(colour_space=colour_space, sigma_colour=1e-3)
-    results = [method.soft_labels(labels, np.full((39, 50, 3), colour, np.uint8)) for colour in (0, 77, (3, 250, 131))]
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-    without = EdgeUpsampling(sigma_colour=1e9).soft_labels(labels, patches(39, 50))
-    torch.testing.assert_close(results[0], without)
+    torch.testing.assert_close(method.soft_labels(labels, picture), bilinear, rtol=0, atol=2e-6)
+    assert (method.strongest_class(labels, picture) == bilinear.argmax(0)).float().mean() > 0.999
+    torch.testing.assert_close(EdgeUpsampling(sigma_colour=1e9).soft_labels(labels, patches(39, 50)), bilinear,
+                               rtol=0, atol=2e-6)
 
 
-def test_what_a_window_agrees_on_stays():
-    """Class 2 leads everywhere, by little, in a picture of noise whose colours no cell has."""
-    labels = torch.rand(4, 6, 8, generator=torch.Generator().manual_seed(0))
-    labels[2] = labels.max(0).values + 1e-3
-    noise = np.random.default_rng(0).integers(0, 2, (45, 61, 3)).astype(np.uint8) * 255
-    for sigma in (0.1, 1e-3):
-        method = EdgeUpsampling(sigma_colour=sigma)
-        assert (method.strongest_class(labels, noise) == 2).all()
-        soft = method.soft_labels(labels, noise)
-        assert soft.isfinite().all() and (soft.argmax(0) == 2).all()
+@pytest.mark.parametrize("sharpness", [2, 6, 20])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_what_needs_no_weights_is_what_they_would_give(classes, sharpness):
+    """Also where colours are like nothing that a cell has."""
+    generator = torch.Generator().manual_seed(classes)
+    coarse = sharpness * torch.randn(1, classes, 3, 4, generator=generator)
+    labels = F.interpolate(coarse, (15, 20), mode="bilinear")[0].softmax(0)
+    picture = np.random.default_rng(0).integers(0, 2, (121, 157, 3)).astype(np.uint8) * 255
+    picture[:60] = patches(60, 157)
+    method = EdgeUpsampling(sigma_colour=0.02)
+    assert torch.equal(method.strongest_class(labels, picture), method.soft_labels(labels, picture).argmax(0))
+
+
+def test_windows_without_a_boundary_are_left_alone():
+    share = torch.zeros(12, 20)
+    share[:, 10:] = 1
+    share[3, 3] = 0.2  # too little to matter
+    undecided = upsampling.undecided(torch.stack([1 - share, share]), 5)
+    assert torch.equal(undecided, F.pad(torch.ones(12, 4), (8, 8)).bool())
 
 
 def test_a_colour_that_no_cell_has_still_gets_a_class():
