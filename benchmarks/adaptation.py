@@ -80,7 +80,7 @@ def main() -> None:
         start = time.perf_counter()
         adapted = adapt(model, sequence, config, settings, args.steps, args.seed)
         seconds = time.perf_counter() - start
-        scores = {name: score_options(network, sequence, 1, args.size, ["colornet"])[0]
+        scores = {name: score_options(network, sequence, ["colornet"], size=args.size)[0]
                   for name, network in (("before", model), ("after", adapted))}
         before, after = ((score["J"] + score["F"]) / 2 for score in scores.values())
         print(f"{sequence.name}: J&F {before:.1f} before, {after:.1f} after, {after - before:+.1f}; "

@@ -1,14 +1,15 @@
 """What raises J&F without training: each option against the published protocol, on two halves of a labelled list.
 
     python benchmarks/study.py --model NAME=FILE [NAME=FILE ...] --list filelists/davis16 --root ROOT [--size 864x480]
-        [--options OPTION ...] [--every 1] [--results study.jsonl]
+        [--options OPTION ...] [--every 1] [--score-every 1] [--results study.jsonl] [--labels FOLDER]
 
 The sequences are parted by turns into two halves, so that what was chosen on one can be confirmed on the other. An
 option is a name of `OPTIONS`, or several with + between them. The table gives, for each model and option, J&F on each
 half, what it adds to `colornet` there, the standard error of that gain over sequences, and seconds a frame for features
 and labels (which the options of a row share with those before it) and for making pixels of them. Each sequence's scores
 are added to --results; what is there is not measured again. The first and the last frame are not scored, as in DAVIS
-2017. --every N takes every N-th frame, to choose quickly; frames are then N times as far apart.
+2017. To choose quickly, --every N takes every N-th frame, so that frames are N times as far apart; --score-every N
+scores every N-th of the frames that labels are carried through; --labels keeps these for other ways to pixels.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from models.propagation import LabelPropagator, context_gaps, resize, strongest_
 from models.upsampling import EdgeUpsampling  # noqa: E402
 from utils.davis_metrics import evaluate_sequence, statistics  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
+from utils.files import replacing  # noqa: E402
 from utils.images import normalise  # noqa: E402
 
 Guide = Callable[[ColorNet, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
@@ -168,9 +170,33 @@ def carry(features: Sequence[Tensor], first: Tensor, options: Options) -> list[T
     return [propagator.step(x, first if t == 0 else None)[0] for t, x in enumerate(features)]
 
 
-def score_options(model: ColorNet, sequence: EvaluationSequence, every: int, size: tuple[int, int],
-                  names: Sequence[str]) -> list[dict]:
+class LabelStore:
+    """Labels that were carried, kept in a folder for another run; without a folder nothing is kept.
+
+    Args:
+        folder: it is made where it is missing.
+        name: of what the labels depend on beside `Options`: model, sequence, size and frames.
+    """
+
+    def __init__(self, folder: Path | None, name: str):
+        self._folder, self._name = folder, name
+
+    def get(self, options: Options, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """The labels [M,h,w] of each frame, made where they are not there."""
+        if self._folder is None:
+            return make()
+        changed = {key: value for key, value in dataclasses.asdict(options).items() if value != getattr(Options, key)}
+        path = self._folder / "-".join([self._name, *(f"{key}_{value}" for key, value in changed.items())])
+        if not path.is_file():
+            with replacing(path) as temporary:
+                torch.save(torch.stack(make()), temporary)
+        return list(torch.load(path).float())
+
+
+def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence[str], *, size: tuple[int, int],
+                  every: int = 1, score_every: int = 1, store: LabelStore | None = None) -> list[dict]:
     """J and F of each option on one sequence [percent], with seconds a frame."""
+    store = store or LabelStore(None, "")
     frames = list(read_video(sequence))[::every]
     truths = [frame.mask for frame in frames]
     ids = sorted({0, *np.unique(truths[0]).tolist()})
@@ -184,28 +210,33 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, every: int, siz
             encoded[key] = encode(model, [mirror(frame) for frame in frames] if mirrored else frames, options, size)
         return encoded[key]
 
+    def carry_all(options: Options) -> list[Tensor]:
+        seen = [merge(maps, options.cls_share) for maps in features(options)]
+        first = first_labels(truths[0], ids, tuple(seen[0].shape[1:]), options.first)
+        labels = carry(seen, first, options)
+        if options.flip:
+            seen = [merge(maps, options.cls_share) for maps in features(options, mirrored=True)]
+            labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(seen, first.flip(2), options))]
+        if options.backward:
+            labels = [(a + b) / 2 for a, b in zip(labels, carry(seen[::-1], labels[-1], options)[::-1])]
+        return labels
+
     def labels_of(options: Options) -> tuple[list[Tensor], float]:
         if options not in carried:
             start = time.perf_counter()
-            seen = [merge(maps, options.cls_share) for maps in features(options)]
-            first = first_labels(truths[0], ids, tuple(seen[0].shape[1:]), options.first)
-            labels = carry(seen, first, options)
-            if options.flip:
-                seen = [merge(maps, options.cls_share) for maps in features(options, mirrored=True)]
-                labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(seen, first.flip(2), options))]
-            if options.backward:
-                labels = [(a + b) / 2 for a, b in zip(labels, carry(seen[::-1], labels[-1], options)[::-1])]
+            labels = store.get(options, lambda: carry_all(options))
             carried[options] = labels, (time.perf_counter() - start) / len(frames)
         return carried[options]
 
+    chosen = range(0, len(frames), score_every)
     rows = []
     for name in names:
         options = options_of(name)
         labels, seconds = labels_of(options.carrying)
         start = time.perf_counter()
-        masks = [to_pixels(model, soft, frame.image, options.upsample) for soft, frame in zip(labels, frames)]
-        pixel_seconds = (time.perf_counter() - start) / len(frames)
-        scores = evaluate_sequence(truths, [np.array(ids, np.uint8)[mask] for mask in masks])
+        masks = [to_pixels(model, labels[t], frames[t].image, options.upsample) for t in chosen]
+        pixel_seconds = (time.perf_counter() - start) / len(masks)
+        scores = evaluate_sequence([truths[t] for t in chosen], [np.array(ids, np.uint8)[mask] for mask in masks])
         J, F_ = (np.mean([statistics(row).mean for row in values]) * 100 for values in (scores.J, scores.F))
         rows.append({"option": name, "J": J, "F": F_, "carry": seconds, "pixels": pixel_seconds})
     return rows
@@ -248,7 +279,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", type=lambda text: tuple(int(part) for part in text.split("x")), default=(864, 480), metavar="WxH")
     add("--options", nargs="+", default=list(OPTIONS), metavar="OPTION")
     add("--every", type=int, default=1, metavar="N")
+    add("--score-every", type=int, default=1, metavar="N")
     add("--results", default="study.jsonl", type=Path)
+    add("--labels", type=Path, metavar="FOLDER")
     return parser.parse_args()
 
 
@@ -260,7 +293,7 @@ def main() -> None:
         options_of(name)
     models = dict(pair.split("=", 1) for pair in args.model)
     sequences = read_evaluation_list(find_list(args.list, args.root), args.root)
-    setting = {"size": list(args.size), "every": args.every}
+    setting = {"size": list(args.size), "every": args.every, "score_every": args.score_every}
     rows = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.is_file() else []
     rows = [row for row in rows if {key: row[key] for key in setting} == setting]
     for model_name, path in models.items():
@@ -268,7 +301,9 @@ def main() -> None:
         for sequence in sequences:
             have = {row["option"] for row in rows if (row["model"], row["sequence"]) == (model_name, sequence.name)}
             todo = [name for name in names if name not in have]
-            for row in score_options(model, sequence, args.every, args.size, todo) if todo else ():
+            store = LabelStore(args.labels, "{}-{}-{}x{}-{}".format(model_name, sequence.name, *args.size, args.every))
+            for row in score_options(model, sequence, todo, size=args.size, every=args.every,
+                                     score_every=args.score_every, store=store) if todo else ():
                 rows.append({"model": model_name, "sequence": sequence.name, **setting, **row})
                 with args.results.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")

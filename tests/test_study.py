@@ -54,7 +54,7 @@ def test_options_that_the_product_has_score_as_its_masks_do(root, sequence, opti
     frames = list(study.read_video(sequence))
     masks = [propagator.step(frame.image, frame.mask if t == 0 else None) for t, frame in enumerate(frames)]
     expected = evaluate_sequence([frame.mask for frame in frames], masks)
-    row = study.score_options(model, sequence, 1, SIZE, [option])[0]
+    row = study.score_options(model, sequence, [option], size=SIZE)[0]
     assert (row["J"], row["F"]) == pytest.approx((expected.J[:, 1:-1].mean() * 100, expected.F[:, 1:-1].mean() * 100))
 
 
@@ -88,6 +88,18 @@ def test_the_command_prints_a_table_and_measures_nothing_twice(root, capsys, mon
     study.main()
     again = capsys.readouterr()
     assert again.out == first.out and "0 measured" in again.err
+
+
+def test_labels_are_kept_by_what_they_depend_on(root, sequence, tmp_path, monkeypatch):
+    model, store = load_model(root / "model.pth"), study.LabelStore(tmp_path / "labels", "random-first")
+    names = ["colornet", "edge", "radius 6+edge"]
+    first = study.score_options(model, sequence, names, size=SIZE, store=store)
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["random-first", "random-first-radius_6"]
+    monkeypatch.setattr(study, "carry", None)
+    again = study.score_options(model, sequence, names, size=SIZE, store=store)
+    assert [(row["J"], row["F"]) for row in again] == [(row["J"], row["F"]) for row in first]
+    some = study.score_options(model, sequence, ["edge"], size=SIZE, score_every=5, store=store)
+    assert np.isnan(some[0]["J"]), "of six frames the first and the last are left, and these are not scored"
 
 
 def test_an_unknown_option_is_refused():
