@@ -63,12 +63,12 @@ def draw(runs: Sequence[Path], out: Path) -> None:
     shown = [name for name in PANELS if any(name in found for found in curves.values())]
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
-        for run, found in curves.items():
+        for i, (run, found) in enumerate(curves.items()):
             if name in found:
-                axes.plot(*found[name], label=run, marker="o" if name.startswith("val/") else "", markersize=3)
+                axes.plot(*found[name], f"C{i}", label=run, marker="o" if name.startswith("val/") else "", markersize=3)
         axes.set(title=PANELS[name], xlabel="step")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
     with replacing(out) as temporary:
         figure.savefig(temporary, format=out.suffix[1:], dpi=100)
 
