@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.study import score_options  # noqa: E402
+from benchmarks.study import score_options, width_and_height  # noqa: E402
 from datasets import build_train_dataset, checked, collate  # noqa: E402
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list  # noqa: E402
 from losses import build_objective  # noqa: E402
@@ -65,7 +65,7 @@ def main() -> None:
     add("--steps", type=int, default=40)
     add("--lr", default="1e-4")
     add("--frames", type=int, default=4, help="of a clip")
-    add("--size", type=lambda text: tuple(int(part) for part in text.split("x")), default=(432, 240), metavar="WxH")
+    add("--size", type=width_and_height, default=(432, 240), metavar="WxH")
     add("--seed", type=int, default=777)
     args = parser.parse_args()
 

@@ -269,6 +269,12 @@ def print_table(rows: Sequence[dict], models: Sequence[str], names: Sequence[str
                   f"{seconds[0]:.3f} | {seconds[1]:.3f} |")
 
 
+def width_and_height(text: str) -> tuple[int, int]:
+    """`864x480` to two numbers."""
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -276,7 +282,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--model", nargs="+", required=True, metavar="NAME=FILE")
     add("--list", default="filelists/davis16", help="labelled list, as infer_vos_dul.py --infer-list")
     add("--root", default="data", help="the data root, as DATASET.ROOT")
-    add("--size", type=lambda text: tuple(int(part) for part in text.split("x")), default=(864, 480), metavar="WxH")
+    add("--size", type=width_and_height, default=(864, 480), metavar="WxH")
     add("--options", nargs="+", default=list(OPTIONS), metavar="OPTION")
     add("--every", type=int, default=1, metavar="N")
     add("--score-every", type=int, default=1, metavar="N")

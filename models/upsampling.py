@@ -268,10 +268,10 @@ def undecided(labels: Tensor, window: int) -> Tensor:
 
     Bilinear labels are within the range of the window's cells, and what is added is at most as large as that range.
     """
-    highest = F.max_pool2d(labels, window, 1, window // 2)
-    lowest = -F.max_pool2d(-labels, window, 1, window // 2)
     if len(labels) == 1:
         return torch.zeros_like(labels[0], dtype=torch.bool)
+    highest = F.max_pool2d(labels, window, 1, window // 2)
+    lowest = -F.max_pool2d(-labels, window, 1, window // 2)
     most = (2 * highest - lowest).topk(2, dim=0)  # what each class can reach at most
     least = (2 * lowest - highest).gather(0, most.indices[:1])[0]
     return least <= most.values[1]
