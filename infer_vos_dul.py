@@ -23,10 +23,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -35,6 +36,7 @@ from datasets.filelists import EvaluationSequence, find_list, read_evaluation_li
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
+from tools.adaptation import Adaptation
 from tools.own_video import Outputs, read_job, run_job
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
 from utils.device import PRECISIONS, resolve_device
@@ -78,6 +80,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of neighbours; fast may miss a few (default %(default)s)")
     add("--max-memory", type=parse_bytes, metavar="SIZE",
         help="bound of what features kept and their search take, such as 1.5GB")
+    add("--adapt", type=int, default=0, metavar="N",
+        help="first train the model on each video's own frames for N steps, such as 20 (default: not at all)")
     add("--no-overlay", action="store_true", help="write masks only")
     add("--palette", default="davis", choices=PALETTES, help="colours of overlays (default %(default)s)")
     existing = parser.add_mutually_exclusive_group()
@@ -127,22 +131,35 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
         raise UserError("--continue skips finished sequences of a list; a single --video starts anew: give --overwrite")
     if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("torchrun splits the sequences of an --infer-list; a single --video takes one process")
+    if args.adapt < 0:
+        raise UserError(f"--adapt is a number of training steps, 0 or more; it is {args.adapt}")
     if args.fps is not None and not 0 < args.fps <= 1000:
         raise UserError(f"--fps is a number above 0 and at most 1000; it is {args.fps}")
 
 
-def propagators(args: argparse.Namespace, settings: Settings, device: torch.device) -> Callable[[], VideoPropagator]:
-    """Load the model; returns what makes a propagator for each video, tried once."""
-    make = functools.partial(build_propagator, load_model(args.resume, device), settings.TEST, method=args.propagation,
-                             precision=args.precision, max_memory=args.max_memory)
-    make()  # refuses a feature that the model does not have
-    return make
+def propagators(args: argparse.Namespace, settings: Settings, device: torch.device,
+                clock: StageClock) -> Callable[[Iterable[np.ndarray], int], Callable[[], VideoPropagator]]:
+    """Load the model; returns what takes a video's frames and their number to what makes propagators for it."""
+    model = load_model(args.resume, device)
+    build = functools.partial(build_propagator, settings=settings.TEST, method=args.propagation,
+                              precision=args.precision, max_memory=args.max_memory)
+    build(model)  # refuses a feature that the model does not have
+    if not args.adapt:
+        return lambda frames, total: functools.partial(build, model)
+    adaptation = Adaptation(model, args.resume, settings, steps=args.adapt, seed=args.seed)
+
+    def adapted(frames: Iterable[np.ndarray], total: int) -> Callable[[], VideoPropagator]:
+        with clock.stage("adapt"):
+            return functools.partial(build, adaptation(frames, total))
+
+    return adapted
 
 
 def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
     """One video and the masks given of it."""
     job = read_job(args.video, args.mask, backward=args.backward, rate=args.fps)
-    new_propagator = propagators(args, settings, device)
+    clock = StageClock(device)
+    propagators_for = propagators(args, settings, device, clock)
     output = args.mask_output_dir or Path("output") / job.video.path.resolve().stem
     outputs = Outputs(output, settings.TEST.KEY, job.video, palette=args.palette, pictures=not args.no_overlay,
                       maps=args.confidence_maps)
@@ -151,7 +168,7 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
                       for number, mask in job.masks.items())
     logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
                 settings.TEST.KEY, device, args.precision)
-    clock = StageClock(device)
+    new_propagator = propagators_for(job.video.frames(), len(job.video))
     status = run_job(job, new_propagator, outputs, device=device, batch_size=ENCODER_BATCH[device.type], clock=clock)
     logger.info("%s; masks are in %s, the rest in %s", clock.shares(), outputs.masks.masks, outputs.folder)
     return status
@@ -162,7 +179,8 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = settings.DATASET.ROOT
     sequences = read_evaluation_list(find_list(args.infer_list, root), root)
-    new_propagator = propagators(args, settings, device)
+    clock = StageClock(device)
+    propagators_for = propagators(args, settings, device, clock)
     results = ResultFolder(args.mask_output_dir, settings.TEST.KEY, overlays=not args.no_overlay, palette=args.palette)
     share = split_by_length(sequences, processes)[rank]
     if args.keep_finished:
@@ -174,11 +192,12 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
     logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features at "
                 "%s, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
                 rank + 1, processes, settings.TEST.KEY, size_in_words(settings), device, args.precision, args.seed)
-    clock, start = StageClock(device), time.perf_counter()
+    start = time.perf_counter()
     with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
           tqdm(total=frames, unit="frame", position=rank, disable=not frames) as bar):
         for sequence in share:
             bar.set_postfix_str(sequence.name)
+            new_propagator = propagators_for((frame.image for frame in read_video(sequence)), len(sequence.frames))
             infer_sequence(sequence, new_propagator(), results, writer, clock, ENCODER_BATCH[device.type], bar)
     seconds = time.perf_counter() - start
     logger.info("%d frames in %.1f s: %.2f frames/s (%s); masks are in %s", frames, seconds, frames / seconds,
@@ -226,7 +245,7 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
     """What runs, for `run.json`; `method` is what the masks depend on."""
     model = hashlib.sha256(Path(args.resume).read_bytes()).hexdigest()
     method = {**resolved(settings.TEST), "precision": args.precision, "propagation": args.propagation,
-              "model_sha256": model}
+              "model_sha256": model, **({"adapt": args.adapt, "seed": args.seed} if args.adapt else {})}
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
         "infer_list": args.infer_list}
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),

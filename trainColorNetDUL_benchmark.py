@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.models.resnet import BasicBlock
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets import build_train_dataset, checked, collate, init_worker
+from datasets import build_train_dataset, checked, collate, init_worker, prepare, split_clips
 from datasets.sampler import EpochBatchSampler
 from losses import build_objective
 from losses.objective import Losses, Objective
@@ -45,10 +45,9 @@ from utils.config import (
 )
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
-from utils.images import normalise
 from utils.log import MetricLog, start_console
 from utils.recompute import recompute_in_backward
-from utils.schedule import learning_rate
+from utils.schedule import build_optimiser, learning_rate
 from utils.seed import seed_everything
 from utils.signals import StopRequest
 from utils.snapshots import Snapshots
@@ -108,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     model = prepare_model(build_model(train_config, settings), args, device)
     state = TrainingState(
         model=model, average=RunningAverage(model, settings.TRAIN.EMA) if settings.TRAIN.EMA else None,
-        optimiser=torch.optim.AdamW(model.parameters(), lr=settings.MODEL.LR, betas=settings.MODEL.BETAS,
-                                    eps=settings.MODEL.EPS, weight_decay=settings.MODEL.WEIGHT_DECAY),
+        optimiser=build_optimiser(model, settings),
         scaler=torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"), progress=Progress(),
         origin={"train_config": resolved(train_config), "settings": resolved(settings), "data": dataset.summary,
                 "seed": args.seed, "precision": args.precision, "accumulate": args.accumulate})
@@ -235,24 +233,6 @@ def optimise(run: Run, batch: dict[str, Any]) -> Losses:
     if state.average is not None:
         state.average.update(state.model)
     return Losses(*(torch.stack(term).mean() for term in zip(*parts)))
-
-
-def prepare(part: dict[str, dict[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
-    """Move a batch of views to the device; frames, uint8 until here, become the network's normalised input."""
-    moved = {branch: {name: value.to(device, non_blocking=True) for name, value in views.items()}
-             for branch, views in part.items()}
-    return {branch: {name: normalise(value) if value.dtype == torch.uint8 else value for name, value in views.items()}
-            for branch, views in moved.items()}
-
-
-def split_clips(batch: dict[str, Any], parts: int) -> list[dict[str, dict[str, Tensor]]]:
-    """The tensors of a batch in `parts` parts of equally many clips."""
-    clips = len(batch["clip"])
-    if clips % parts:
-        raise UserError(f"--accumulate must divide the clips of a process's batch; {parts} does not divide {clips}")
-    size = clips // parts
-    return [{branch: {name: value[i:i + size] for name, value in batch[branch].items()}
-             for branch in ("color", "dense") if branch in batch} for i in range(0, clips, size)]
 
 
 def report(run: Run, meter: Meter, losses: Losses, rate: float, batch: dict[str, Any]) -> None:

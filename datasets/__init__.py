@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.clips import StillClips, VideoClips, frame_gaps, reduction_for
+import numpy as np
+
+from datasets.clips import DrawnClips, StillClips, VideoClips, frame_gaps, reduction_for
 from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
 from datasets.index import index_videos, keep_index, log_index
-from datasets.training import TrainingClips, checked, collate, init_worker
+from datasets.training import TrainingClips, checked, collate, init_worker, prepare, split_clips
 from datasets.views import ColourViews, DenseViews, ViewGeometry
 from utils.errors import UserError
 
-__all__ = ["build_train_dataset", "checked", "collate", "init_worker"]
+__all__ = ["build_adaptation_dataset", "build_train_dataset", "checked", "collate", "init_worker", "prepare",
+           "split_clips"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +33,35 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
         clip: its name. failed: files that could not be decoded before this clip was taken.
     """
     options, length = settings.DATASET, train_config.video_len
-    geometry = ViewGeometry(size=options.CROP_SIZE[0], short_range=options.SMALLEST_RANGE, random_crop=options.RND_CROP,
-                            guided_flip=options.GUIDED_HFLIP,
-                            zoom_range=options.RND_ZOOM_RANGE if options.RND_ZOOM else None)
     if coco:
         source = StillClips(list_stills(options.ROOT), length)
         summary = {"source": str(Path(options.ROOT, "COCO/train2017")), "stills": len(source)}
     else:
         source, summary = _build_video_clips(options, length)
+    return TrainingClips(source, build_recipes(options, train_config, turned=coco), seed=seed, summary=summary)
+
+
+def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings, train_config, *, clips: int,
+                             seed: int) -> TrainingClips:
+    """`clips` clips of one video as `build_train_dataset` makes them, from its `total` frames, uint8 RGB [H,W,3]."""
+    options = settings.DATASET
+    source = DrawnClips(frames, total, count=clips, length=train_config.video_len, gap=options.FRAME_GAP,
+                        short_side=options.SMALLEST_RANGE[1] - 1, rng=np.random.default_rng(seed))
+    return TrainingClips(source, build_recipes(options, train_config, turned=False), seed=seed, summary={})
+
+
+def build_recipes(options, train_config, *, turned: bool) -> dict[str, ColourViews | DenseViews]:
+    """What makes a clip's views for each branch that the configuration trains."""
+    geometry = ViewGeometry(size=options.CROP_SIZE[0], short_range=options.SMALLEST_RANGE, random_crop=options.RND_CROP,
+                            guided_flip=options.GUIDED_HFLIP,
+                            zoom_range=options.RND_ZOOM_RANGE if options.RND_ZOOM else None)
     recipes = {"color": ColourViews(
         geometry, color_mode=train_config.color_mode, clip_lab=train_config.is_labclip, augment=train_config.is_aug,
         shadow=train_config.is_shadow, liquid=train_config.is_liquid, edge=train_config.is_edge,
-        consistency=train_config.space_consistency, turned=coco)}
+        consistency=train_config.space_consistency, turned=turned)}
     if train_config.is_dul:
         recipes["dense"] = DenseViews(geometry)
-    return TrainingClips(source, recipes, seed=seed, summary=summary)
+    return recipes
 
 
 def _build_video_clips(options, length: int) -> tuple[VideoClips, dict[str, str | int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -81,6 +81,40 @@ def draw_positions(count: int, length: int, gap: int, rng: np.random.Generator) 
     stride = min(count, gap * length) // length
     last_offset = stride * (length - 1)
     return rng.integers(count - last_offset) + stride * np.arange(length)
+
+
+class DrawnClips:
+    """Clips of one video, drawn beforehand, so that one pass over its frames is enough and only theirs are held.
+
+    Args:
+        frames: the `total` frames of the video in order, uint8 RGB [H,W,3] each.
+        count: clips to draw, of `length` frames each; `gap` as for `VideoClips`.
+        short_side: frames with a larger one are held at this size [pixels].
+    """
+
+    def __init__(self, frames: Iterable[np.ndarray], total: int, *, count: int, length: int, gap: int, short_side: int,
+                 rng: np.random.Generator):
+        self._positions = [rng.permutation(draw_positions(total, length, gap, rng)).tolist() for _ in range(count)]
+        wanted = {position for positions in self._positions for position in positions}
+        self._frames = {i: _shrunk(frame, short_side) for i, frame in zip(range(max(wanted) + 1), frames)
+                        if i in wanted}
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def name(self, index: int) -> str:
+        """What a log calls the clip."""
+        return f"frames {', '.join(map(str, self._positions[index]))}"
+
+    def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Clip `index`: T frames uint8 RGB [H,W,3] in random order."""
+        return [self._frames[position] for position in self._positions[index]]
+
+
+def _shrunk(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """A frame [H,W,3] whose short side is at most `short_side` pixels."""
+    scale = short_side / min(frame.shape[:2])
+    return resize(frame, *(round(side * scale) for side in frame.shape[1::-1])) if scale < 1 else frame
 
 
 class StillClips:

@@ -9,10 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datasets.clips import BrokenFrameError, StillClips, VideoClips
+from datasets.clips import BrokenFrameError, DrawnClips, StillClips, VideoClips
 from utils.errors import UserError
+from utils.images import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ class TrainingClips(Dataset):
     exception would reach the user with a worker's traceback in it, `checked` makes it a `UserError` outside.
     """
 
-    def __init__(self, source: VideoClips | StillClips, recipes: dict[str, Callable], *, seed: int,
+    def __init__(self, source: VideoClips | StillClips | DrawnClips, recipes: dict[str, Callable], *, seed: int,
                  summary: dict[str, str | int]):
         self.source, self.recipes, self.seed = source, recipes, seed
         self.summary = summary  # where the data is and how much of it: for logs and checkpoints
@@ -75,6 +78,24 @@ def checked(batch: dict[str, Any]) -> dict[str, Any]:
     if "error" in batch:
         raise UserError(batch["error"])
     return batch
+
+
+def split_clips(batch: dict[str, Any], parts: int) -> list[dict[str, dict[str, Tensor]]]:
+    """The tensors of a batch in `parts` parts of equally many clips."""
+    clips = len(batch["clip"])
+    if clips % parts:
+        raise UserError(f"--accumulate must divide the clips of a process's batch; {parts} does not divide {clips}")
+    size = clips // parts
+    return [{branch: {name: value[i:i + size] for name, value in batch[branch].items()}
+             for branch in ("color", "dense") if branch in batch} for i in range(0, clips, size)]
+
+
+def prepare(part: dict[str, dict[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
+    """Move a batch of views to the device; frames, uint8 until here, become the network's normalised input."""
+    moved = {branch: {name: value.to(device, non_blocking=True) for name, value in views.items()}
+             for branch, views in part.items()}
+    return {branch: {name: normalise(value) if value.dtype == torch.uint8 else value for name, value in views.items()}
+            for branch, views in moved.items()}
 
 
 def init_worker(worker: int) -> None:

@@ -176,6 +176,19 @@ def test_seed_seeds_and_is_recorded(root, tmp_path):
         infer(root, tmp_path / "no", "--seed", -1)
 
 
+def test_adapted_masks_are_others_and_each_video_starts_anew(root, tmp_path, plain):
+    small = ("DATASET.CROP_SIZE", "[64, 64]", "DATASET.SMALLEST_RANGE", "[64, 80]")
+    alone = infer(root, tmp_path / "alone", "--adapt", 1, sets=(*small, "MODEL.LR", "1e-2"))
+    assert alone.keys() == plain.keys() and not same(alone, plain)
+    both = infer(root, tmp_path / "both", "--adapt", 1, lst="both", sets=(*small, "MODEL.LR", "1e-2"))
+    assert same(alone, {name: mask for name, mask in both.items() if "/walk/" in name})
+    method = json.loads((tmp_path / "alone/merge_vos/run.json").read_text())["method"]
+    assert (method["adapt"], method["seed"]) == (1, 0)
+    with pytest.raises(UserError, match="--adapt is a number of training steps, 0 or more; it is -1"):
+        infer(root, tmp_path / "no", "--adapt", -1)
+    assert not (tmp_path / "no").exists()
+
+
 def test_frames_not_to_be_saved_are_propagated_all_the_same(root, tmp_path, plain):
     lines = (root / "walk.txt").read_text().splitlines()
     (root / "odd.txt").write_text("\n".join(line if t % 2 else "0" + line[1:] for t, line in enumerate(lines)))

@@ -206,6 +206,15 @@ def test_without_a_model_the_one_that_comes_along_is_used(root, tmp_path, caplog
     assert record["model"] == str(PROJECT / "data/weights/colornet_S.pth") and len(masks_in(tmp_path)) == LENGTH
 
 
+def test_the_model_can_be_adapted_to_the_video_first(root, tmp_path):
+    given = ("--mask", root / "00000.png")
+    small = ("DATASET.CROP_SIZE", "[64, 64]", "DATASET.SMALLEST_RANGE", "[64, 80]", "MODEL.LR", "1e-2")
+    plain = run(root, tmp_path / "plain", *given)
+    file, folder = (run(root, tmp_path / video, *given, "--adapt", 1, video=video, sets=small)
+                    for video in ("clip.mp4", "frames"))
+    assert len(file) == len(folder) == LENGTH and any((a != b).any() for a, b in zip(plain, folder))
+
+
 def test_nothing_is_overwritten_unasked(root, tmp_path):
     run(root, tmp_path, "--mask", root / "00000.png")
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}

@@ -1,8 +1,13 @@
-"""Learning rates of the epochs (DESIGN section 7)."""
+"""The optimiser and the learning rates of the epochs (DESIGN section 7)."""
 
 from __future__ import annotations
 
 import math
+
+import torch
+from torch import nn
+
+from utils.config import Settings
 
 PUBLISHED_EPOCHS = 300
 
@@ -23,3 +28,10 @@ def learning_rate(epoch: int, *, base: float, epochs: int, cosine: bool) -> floa
     if published < 25:
         return base * published / 25
     return base * (1 + math.cos(math.pi * (published - 25) / 275)) / 2
+
+
+def build_optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW over all parameters, as the section MODEL has it."""
+    options = settings.MODEL
+    return torch.optim.AdamW(model.parameters(), lr=options.LR, betas=options.BETAS, eps=options.EPS,
+                             weight_decay=options.WEIGHT_DECAY)

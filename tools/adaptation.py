@@ -1,0 +1,57 @@
+"""Training on a video's own frames before its masks are carried (`infer_vos_dul.py --adapt N`); no mask is used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import trange
+
+from datasets import build_adaptation_dataset, checked, collate, prepare, split_clips
+from losses import build_objective
+from models.colornet import ColorNet
+from models.convolution import save_multiplications
+from utils.checkpoint import read_checkpoint
+from utils.config import Settings, parse_train_config
+from utils.schedule import build_optimiser
+
+CLIP_FRAMES = 4  # of the one clip of a step
+
+
+class Adaptation:
+    """Makes a network for each video: a copy that took some steps of the training objective on the video's frames.
+
+    Args:
+        model: where every video starts from, in eval mode.
+        path: a checkpoint whose training configuration names the terms of the objective. Negatives come from other
+            videos, and here there is none.
+        settings: the sections DATASET and MODEL are those of training.
+        steps: optimiser steps a video, one clip each.
+        seed: of clips and views; the same for all videos, so that none depends on another.
+    """
+
+    def __init__(self, model: ColorNet, path: str | Path, settings: Settings, *, steps: int, seed: int):
+        config = parse_train_config(read_checkpoint(path)["train_config"], f"{path}, train_config")
+        self._config = replace(config, is_neg=False, video_len=CLIP_FRAMES)
+        self._model, self._settings, self._steps, self._seed = model, settings, steps, seed
+        self._objective = build_objective(self._config, settings)
+
+    def __call__(self, frames: Iterable[np.ndarray], total: int) -> ColorNet:
+        """The network for a video of `total` frames, uint8 RGB [H,W,3]; they are passed once, few of them held."""
+        clips = build_adaptation_dataset(frames, total, self._settings, self._config, clips=self._steps,
+                                         seed=self._seed)
+        device = next(self._model.parameters()).device
+        model = copy.deepcopy(self._model).train().to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            save_multiplications(model)
+        optimiser = build_optimiser(model, self._settings)
+        for step in trange(self._steps, desc="adapting", unit="step", leave=False, disable=None):
+            batch = prepare(split_clips(checked(collate([clips[0, step]])), 1)[0], device)
+            self._objective(model, batch, torch.Generator().manual_seed(self._seed + step)).total.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return model.eval()
