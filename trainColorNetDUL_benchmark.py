@@ -46,6 +46,7 @@ from utils.config import (
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.log import MetricLog, start_console
+from utils.memory import keep_freed_memory
 from utils.recompute import recompute_in_backward
 from utils.schedule import build_optimiser, learning_rate
 from utils.seed import seed_everything
@@ -159,6 +160,7 @@ def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.devi
         model.compile()
     elif device.type == "cpu":
         save_multiplications(model)
+        keep_freed_memory()
     return model
 
 

@@ -33,6 +33,7 @@ from trainColorNetDUL_benchmark import parse_arguments, prepare_model
 from utils.config import REPOSITORY, load_settings, load_train_config
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import run_script
+from utils.schedule import build_optimiser
 
 FRAMES, SIDE = 5, 256
 METHODS = ("plain", "ours")
@@ -69,11 +70,12 @@ def make_step(name: str, args: argparse.Namespace) -> Callable[[], float]:
     model = build_model(train_config, settings)
     if name == "plain":
         model, total, dtype = model.to(device).train(), plain_total, torch.float32
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     else:
         model = prepare_model(model, parse_arguments(["--compile"] if args.compile else []), device)
         objective, dtype = build_objective(train_config, settings), PRECISIONS[args.precision]
         total = lambda model, batch, generator: objective(model, batch, generator).total
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        optimiser = build_optimiser(model, settings)
 
     def step() -> float:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

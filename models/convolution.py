@@ -46,33 +46,43 @@ class Conv3x3(nn.Conv2d):
 
 
 class _FewMultiplications(torch.autograd.Function):
-    """The gradient of the inputs is a 3x3 convolution, too; that of the filters is a product in the other basis."""
+    """y = A (V U^T); backwards the same steps in reverse, from dy by A^T over V and U to x by B^T and U by G^T."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        (N, C, H, W), K = x.shape, len(weight)
+        filters = (G.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)).view(36, K, C)
         inputs = _times(B, _tiles(x, 6))
-        ctx.save_for_backward(inputs, weight)
-        return _convolve(inputs, weight, x.shape)
+        ctx.save_for_backward(inputs, filters)
+        ctx.shape = x.shape
+        tiles = _times(A, products(inputs, filters)).view(N, -(-H // 4), -(-W // 4), 4, 4, K)
+        image = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N,H',W',K], H' and W' the next multiples of 4
+        return image[:, :H, :W].permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, weight = ctx.saved_tensors
+        inputs, filters = ctx.saved_tensors
+        K, C = filters.shape[1:]
         d_products = _times(A.t(), _tiles(dy, 4))  # [n,36,K]
         d_filters = torch.bmm(d_products.permute(1, 2, 0), inputs.transpose(0, 1))  # [36,K,C]
-        d_weight = G.t().to(dy.dtype) @ d_filters.flatten(1)  # [9,K*C]
-        d_weight = d_weight.view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
-        d_x = _convolve(_times(B, _tiles(dy, 6)), weight.transpose(0, 1).flip(2, 3), dy.shape)
-        return d_x, d_weight
+        d_weight = (G.t().to(dy.dtype) @ d_filters.flatten(1)).view(3, 3, K, C).permute(2, 3, 0, 1)
+        d_tiles = _times(B.t(), products(d_products, filters.transpose(1, 2)))  # [n,36,C]
+        return _sum_of_tiles(d_tiles, ctx.shape), d_weight
 
 
-def _convolve(inputs: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-    """V [n,36,C] of an x of `shape` [N,C,H,W] and weight [K,C,3,3] to [N,K,H,W], channels last in memory."""
-    (N, C, H, W), K = shape, len(weight)
-    filters = G.to(inputs.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)
-    tiles = _times(A, products(inputs, filters.view(36, K, C)))  # [n,16,K]
-    tiles = tiles.view(N, -(-H // 4), -(-W // 4), 4, 4, K)
-    image = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N,H',W',K], H' and W' the next multiples of 4
-    return image[:, :H, :W].permute(0, 3, 1, 2)
+def _sum_of_tiles(tiles: Tensor, shape: torch.Size) -> Tensor:
+    """The reverse of `_tiles(x, 6)`: tiles [n,36,C], summed where they overlap, to [N,C,H,W]; overwrites `tiles`."""
+    N, C, H, W = shape
+    rows, columns = -(-H // 4), -(-W // 4)
+    tiles = tiles.view(N, rows, columns, 6, 6, C)
+    own = tiles[:, :, :, 1:5]  # of each tile the rows that are its own; the others are those of the next tiles
+    own[:, :-1, :, 3] += tiles[:, 1:, :, 0]
+    own[:, 1:, :, 0] += tiles[:, :-1, :, 5]
+    own = own.transpose(2, 3)  # [N,rows,4,columns,6,C]
+    image = own[..., 1:5, :].contiguous()
+    image[:, :, :, :-1, 3] += own[:, :, :, 1:, 0]
+    image[:, :, :, 1:, 0] += own[:, :, :, :-1, 5]
+    return image.view(N, 4 * rows, 4 * columns, C)[:, :H, :W].permute(0, 3, 1, 2)
 
 
 def _tiles(x: Tensor, size: int) -> Tensor:

@@ -34,4 +34,4 @@ def build_optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     """AdamW over all parameters, as the section MODEL has it."""
     options = settings.MODEL
     return torch.optim.AdamW(model.parameters(), lr=options.LR, betas=options.BETAS, eps=options.EPS,
-                             weight_decay=options.WEIGHT_DECAY)
+                             weight_decay=options.WEIGHT_DECAY, fused=True)
