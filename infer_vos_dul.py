@@ -38,16 +38,7 @@ from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
 from tools.adaptation import Adaptation
 from tools.own_video import Outputs, read_job, run_job
-from utils.config import (
-    AVERAGING,
-    DEFAULT_SETTINGS,
-    PRESETS,
-    SHIPPED_MODEL,
-    UPSAMPLING,
-    Settings,
-    load_settings,
-    resolved,
-)
+from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.iterators import batches
@@ -83,7 +74,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--custom_interval", action="store_true", default=None,
         help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
     add("--upsample", choices=UPSAMPLING, help="TEST.UPSAMPLE: edge lets masks follow the colours of the frames")
-    add("--tta", choices=AVERAGING, help="TEST.TTA: flip takes the mean with the mirrored video, in twice the time")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,
@@ -118,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
                "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval),
-               "TEST.UPSAMPLE": ("--upsample", args.upsample), "TEST.TTA": ("--tta", args.tta)})
+               "TEST.UPSAMPLE": ("--upsample", args.upsample)})
     seed_everything(args.seed)
     device = process_device(args.device)
     return (infer_own_video if args.video else infer_list)(args, settings, device)

@@ -148,17 +148,16 @@ class VideoPropagator:
         neighbours, gaps: as for `LabelPropagator`.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         upsample: "bilinear", or "edge", by which masks follow the colours of the frame (`EdgeUpsampling`).
-        flip: carry the labels through the mirrored frames as well; what counts is the mean of both.
     """
 
     def __init__(self, model: ColorNet, *, key: str, size: tuple[int, int] | int, neighbours: NeighbourPropagation,
-                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear", flip: bool = False):
+                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear"):
         if key != "color" and not model.has_global:
             raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
                             "use TEST.KEY color or another model")
         self._model, self._key, self._size, self._dtype = model, key, size, PRECISIONS[precision]
         self._device = next(model.parameters()).device
-        self._views = [LabelPropagator(neighbours, gaps) for _ in range(2 if flip else 1)]  # as it is, and mirrored
+        self._labels = LabelPropagator(neighbours, gaps)
         self._edges = EdgeUpsampling() if upsample == "edge" else None
         self._ids: list[int] = []
 
@@ -168,10 +167,7 @@ class VideoPropagator:
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[np.ndarray]) -> Tensor:
-        """Frames, uint8 RGB [H,W,3] each, to unit features [N,C,h,w], float32; for several frames at once.
-
-        With `flip` those of the mirrored frames stand behind them: [N,2*C,h,w].
-        """
+        """Frames, uint8 RGB [H,W,3] each, to unit features [N,C,h,w], float32; for several frames at once."""
         (height, width), size = frames[0].shape[:2], self._size
         width, height = keeping_aspect(width, height, size) if isinstance(size, int) else size
         pictures = [torch.from_numpy(np.ascontiguousarray(frame)).to(self._device) for frame in frames]
@@ -179,8 +175,7 @@ class VideoPropagator:
         # [N,3,H,W] with the channels last in memory: convolutions are a sixth faster that way.
         batch = torch.stack(resized).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            views = (_view(batch, i) for i in range(len(self._views)))
-            return torch.cat([self._model.embed(view, self._key) for view in views], dim=1)
+            return self._model.embed(batch, self._key)
 
     @torch.inference_mode()
     def predict(self, features: Tensor, mask: np.ndarray | None = None, *, correct: bool = False) -> Prediction:
@@ -195,25 +190,16 @@ class VideoPropagator:
             ValueError: the first frame has no mask, or the mask is not uint8 [H,W].
         """
         if mask is None:
-            return Prediction(tuple(self._ids), *self._step(features))
+            return Prediction(tuple(self._ids), *self._labels.step(features))
         if mask.dtype != np.uint8 or mask.ndim != 2:
             raise ValueError(f"a mask is uint8 [H,W]; got {mask.dtype} {mask.shape}")
         first, found = not self._ids, object_ids(np.ascontiguousarray(mask))
         named = found if correct and not first else sorted({0, *found} - set(self._ids))
         self._ids += [i for i in named if i not in self._ids]
         given = self._soft_labels(mask, named, features.shape[1:]) if named else None
-        labels, similarity = self._step(features, given, [self._ids.index(i) for i in named])
+        labels, similarity = self._labels.step(features, given, [self._ids.index(i) for i in named])
         certain = mask if first or correct else None
         return Prediction(tuple(self._ids), labels, similarity, certain, tuple(named) if certain is not None else ())
-
-    def _step(self, features: Tensor, given: Tensor | None = None,
-              classes: Sequence[int] | None = None) -> list[Tensor]:
-        """As `LabelPropagator.step`: the mean of what the views say, each with its own context."""
-        carried = []
-        for i, (view, part) in enumerate(zip(self._views, features.chunk(len(self._views)))):
-            found = view.step(part.contiguous(), given if given is None else _view(given, i), classes)
-            carried.append([_view(maps, i) for maps in found])
-        return [sum(maps) / len(maps) for maps in zip(*carried)]
 
     @torch.inference_mode()
     def index_mask(self, prediction: Prediction, frame: np.ndarray) -> np.ndarray:
@@ -240,11 +226,6 @@ class VideoPropagator:
         return torch.cat([resize((index == i)[None].float(), shape) for i in ids])
 
 
-def _view(maps: Tensor, number: int) -> Tensor:
-    """Maps [...,w] as view `number` has them, and back: 0 as they are, 1 mirrored."""
-    return maps.flip(-1) if number else maps
-
-
 def build_propagator(model: ColorNet, settings: TestSettings, *, precision: str = "fp32",
                      method: str = "exact", max_memory: int | None = None) -> VideoPropagator:
     """A `VideoPropagator` by the YAML file's section TEST; `method` and `max_memory` [bytes] are the search's."""
@@ -252,8 +233,7 @@ def build_propagator(model: ColorNet, settings: TestSettings, *, precision: str 
                                       method=method, max_memory=max_memory)
     size = settings.INFER_WH if any(settings.INFER_WH) else settings.INPUT_SIZE
     return VideoPropagator(model, key=settings.KEY, size=size, neighbours=neighbours, precision=precision,
-                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE,
-                           flip=settings.TTA == "flip")
+                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE)
 
 
 def keeping_aspect(width: int, height: int, short_side: int) -> tuple[int, int]:

@@ -113,7 +113,7 @@ def every_setting():
 OTHER_VALUES = {"DATASET.ROOT": "elsewhere", "TEST.KEY": "color", "DATASET.CROP_SIZE": "[64, 64]",
                 "MODEL.BETAS": "[0.1, 0.2]", "DATASET.SMALLEST_RANGE": "[10, 20]", "TB.IM_SIZE": "[8, 8]",
                 "DATASET.RND_ZOOM_RANGE": "[0.1, 0.2]", "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5",
-                "TEST.UPSAMPLE": "edge", "TEST.TTA": "flip"}
+                "TEST.UPSAMPLE": "edge"}
 
 
 @pytest.mark.parametrize("key", every_setting())

@@ -238,23 +238,6 @@ def test_two_videos_at_a_time_do_not_touch_each_other(model, frames):
             assert np.array_equal(video.step(frame, mask if t == 0 else None), expected[t])
 
 
-def test_a_flipped_video_gives_flipped_labels(model, frames):
-    """With TTA both directions count alike; the network by itself is not symmetric."""
-    mirror = lambda image: np.ascontiguousarray(image[:, ::-1])
-
-    def labels(*overrides, turned: bool) -> torch.Tensor:
-        video, turn = propagator(model, "TEST.RADIUS", 3, *overrides), mirror if turned else lambda image: image
-        steps = [video.predict(video.encode([turn(frame)])[0], turn(blocks(1, 2)) if t == 0 else None)
-                 for t, frame in enumerate(frames)]
-        return torch.stack([torch.stack([step.labels, step.similarity]) for step in steps]).flip(-1 if turned else 0)
-
-    plain, turned = labels(turned=False).flip(0), labels(turned=True)
-    assert (plain - turned).abs().max() > 0.05
-    both = labels("TEST.TTA", "flip", turned=False).flip(0)
-    torch.testing.assert_close(both, (plain + turned) / 2)
-    torch.testing.assert_close(both, labels("TEST.TTA", "flip", turned=True))
-
-
 def test_frames_may_be_views_and_encoded_together(model, frames):
     video = propagator(model)
     mirrored = frames[0][:, ::-1]  # negative strides

@@ -27,7 +27,6 @@ PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").g
 
 FEATURE_KEYS = ("color", "cls", "merge")
 UPSAMPLING = ("bilinear", "edge")
-AVERAGING = ("none", "flip")
 
 
 def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -140,7 +139,6 @@ class TestSettings:
                                                                                         for v in value))
     INPUT_SIZE: int = _at_least(16)
     UPSAMPLE: str = _one_of(*UPSAMPLING)
-    TTA: str = _one_of(*AVERAGING)
 
 
 @dataclass(frozen=True)
