@@ -37,7 +37,7 @@ from datasets.filelists import EvaluationSequence, find_list, read_evaluation_li
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
 from models.neighbours import NeighbourPropagation  # noqa: E402
-from models.propagation import LabelPropagator, context_gaps, resize, strongest_class  # noqa: E402
+from models.propagation import LabelPropagator, context_gaps, resize, stretched, strongest_class  # noqa: E402
 from models.upsampling import EdgeUpsampling  # noqa: E402
 from utils.davis_metrics import evaluate_sequence, statistics  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -64,11 +64,13 @@ class Options:
     flip: bool = False  # the mean with the labels carried through mirrored frames
     backward: bool = False  # the mean with the labels carried back from the last frame
     upsample: str = "bilinear"  # a name of UPSAMPLING
+    normalise: bool = False  # stretch the labels before the strongest is taken
+    background: float = 1  # weight of its labels when the strongest is taken
 
     @property
     def carrying(self) -> Options:
         """What the labels on the feature map depend on."""
-        return dataclasses.replace(self, upsample="bilinear")
+        return dataclasses.replace(self, upsample="bilinear", normalise=False, background=1)
 
 
 def network_guide(stage: str) -> Guide:
@@ -113,6 +115,7 @@ OPTIONS: dict[str, dict] = {
     **{f"radius {n}": {"radius": n} for n in (6, 8, 18, 25)}, **{f"k {n}": {"knn": n} for n in (5, 15, 20)},
     **{f"temperature {t}": {"temperature": t} for t in (0.03, 0.1)}, "context 10": {"context": 10},
     "gaps": {"custom_interval": True}, "stride 4": {"stride": 4},
+    "normalise": {"normalise": True}, **{f"background {w}": {"background": w} for w in (0.8, 0.9)},
     **{f"{lines} lines": {"scale": lines / 480} for lines in (576, 640, 720)},
 }
 
@@ -234,7 +237,7 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
         options = options_of(name)
         labels, seconds = labels_of(options.carrying)
         start = time.perf_counter()
-        masks = [to_pixels(model, labels[t], frames[t].image, options.upsample) for t in chosen]
+        masks = [to_pixels(model, labels[t], frames[t].image, options) for t in chosen]
         pixel_seconds = (time.perf_counter() - start) / len(masks)
         scores = evaluate_sequence([truths[t] for t in chosen], [np.array(ids, np.uint8)[mask] for mask in masks])
         J, F_ = (np.mean([statistics(row).mean for row in values]) * 100 for values in (scores.J, scores.F))
@@ -243,11 +246,13 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
 
 
 @torch.inference_mode()
-def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, upsample: str) -> np.ndarray:
+def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the strongest class of each pixel [H,W]."""
-    if UPSAMPLING[upsample] is None:
+    labels = stretched(labels) if options.normalise else labels
+    labels = torch.cat([labels[:1] * options.background, labels[1:]])
+    if UPSAMPLING[options.upsample] is None:
         return strongest_class(labels, frame.shape[:2]).numpy()
-    make, guide = UPSAMPLING[upsample]
+    make, guide = UPSAMPLING[options.upsample]
     return make(frame).strongest_class(labels, frame if guide is None else guide(model, frame)).numpy()
 
 

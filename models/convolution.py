@@ -89,7 +89,9 @@ def _tiles(x: Tensor, size: int) -> Tensor:
     """Windows of 4x4 or, with an edge of one cell around them, 6x6 cells, 4 apart: [N,C,H,W] to [n,size^2,C]."""
     channels, height, width = x.shape[1:]
     edge = (size - 4) // 2
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, edge, edge + -width % 4, edge, edge + -height % 4))  # [N,H',W',C]
+    padded = x.permute(0, 2, 3, 1)  # [N,H,W,C]
+    if edge or height % 4 or width % 4:  # a padding of nothing is a copy
+        padded = F.pad(padded, (0, 0, edge, edge + -width % 4, edge, edge + -height % 4))
     windows = padded.unfold(1, size, 4).unfold(2, size, 4)  # [N,rows,columns,C,size,size]
     return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, size * size, channels)
 

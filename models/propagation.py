@@ -148,10 +148,13 @@ class VideoPropagator:
         neighbours, gaps: as for `LabelPropagator`.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         upsample: "bilinear", or "edge", by which masks follow the colours of the frame (`EdgeUpsampling`).
+        normalise: stretch the labels (`stretched`) before the strongest class of a pixel is taken.
+        background: weight of the background's labels then.
     """
 
     def __init__(self, model: ColorNet, *, key: str, size: tuple[int, int] | int, neighbours: NeighbourPropagation,
-                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear"):
+                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear",
+                 normalise: bool = False, background: float = 1):
         if key != "color" and not model.has_global:
             raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
                             "use TEST.KEY color or another model")
@@ -159,6 +162,7 @@ class VideoPropagator:
         self._device = next(model.parameters()).device
         self._labels = LabelPropagator(neighbours, gaps)
         self._edges = EdgeUpsampling() if upsample == "edge" else None
+        self._normalise, self._background = normalise, background
         self._ids: list[int] = []
 
     def step(self, frame: np.ndarray, mask: np.ndarray | None = None, *, correct: bool = False) -> np.ndarray:
@@ -212,8 +216,10 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {frame.shape[:2]}; it is {given.shape}")
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
-        winner = self._edges.strongest_class(prediction.labels, frame) if self._edges else \
-            strongest_class(prediction.labels, frame.shape[:2])
+        labels = stretched(prediction.labels) if self._normalise else prediction.labels
+        labels = torch.cat([labels[:1] * self._background, labels[1:]])
+        winner = self._edges.strongest_class(labels, frame) if self._edges else \
+            strongest_class(labels, frame.shape[:2])
         mask = np.array(prediction.ids, np.uint8)[winner.cpu().numpy()]
         if given is None:
             return mask
@@ -233,7 +239,8 @@ def build_propagator(model: ColorNet, settings: TestSettings, *, precision: str 
                                       method=method, max_memory=max_memory)
     size = settings.INFER_WH if any(settings.INFER_WH) else settings.INPUT_SIZE
     return VideoPropagator(model, key=settings.KEY, size=size, neighbours=neighbours, precision=precision,
-                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE)
+                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE,
+                           normalise=settings.NORMALISE, background=settings.BACKGROUND)
 
 
 def keeping_aspect(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -245,6 +252,15 @@ def keeping_aspect(width: int, height: int, short_side: int) -> tuple[int, int]:
 def resize(maps: Tensor, shape: tuple[int, int]) -> Tensor:
     """Resize maps [C,H,W] bilinearly with the corners aligned, as every resizing of this method is."""
     return F.interpolate(maps[None], size=tuple(shape), mode="bilinear", align_corners=True)[0]
+
+
+def stretched(labels: Tensor) -> Tensor:
+    """Soft labels [M,h,w] with the range of each class stretched to [0,1], by moving and scaling it by a half at most.
+
+    A class that has faded everywhere counts again where it is strongest; traces of one that is gone do not.
+    """
+    least = labels.amin((1, 2), keepdim=True).clamp(max=0.5)
+    return (labels - least) / (labels.amax((1, 2), keepdim=True) - least).clamp(min=0.5)
 
 
 def strongest_class(labels: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from models.propagation import (
     context_frames,
     context_gaps,
     keeping_aspect,
+    stretched,
     strongest_class,
 )
 from tests.helpers import golden_json, golden_weights
@@ -236,6 +237,17 @@ def test_two_videos_at_a_time_do_not_touch_each_other(model, frames):
     for t, frame in enumerate(frames):
         for video, mask, expected in zip(together, masks, wanted):
             assert np.array_equal(video.step(frame, mask if t == 0 else None), expected[t])
+
+
+def test_stretching_brings_back_what_faded_and_not_what_is_hardly_there():
+    cells = lambda *values: torch.tensor(values).view(1, 1, -1)
+    labels = torch.cat([cells(0.9, 0.55, 0.9), cells(0.1, 0.45, 0.1)])  # the object is weaker everywhere
+    assert stretched(labels).argmax(0).tolist() == [[0, 1, 0]]
+    traces = torch.cat([cells(1.0, 0.8, 1.0), cells(0.0, 0.2, 0.0)])
+    assert stretched(traces).argmax(0).tolist() == [[0, 0, 0]]
+    torch.testing.assert_close(stretched(traces), torch.cat([cells(1.0, 0.6, 1.0), cells(0.0, 0.4, 0.0)]))
+    whole = torch.cat([cells(1.0, 0.3, 0.0), cells(0.0, 0.7, 1.0)])
+    torch.testing.assert_close(stretched(whole), whole)
 
 
 def test_frames_may_be_views_and_encoded_together(model, frames):

@@ -46,7 +46,9 @@ def sequence(root):
 
 @pytest.mark.parametrize("option, settings", [
     ("colornet", {}), ("edge", {"UPSAMPLE": "edge"}), ("color+radius 6", {"KEY": "color", "RADIUS": 6}),
-    ("cls+k 5+temperature 0.1", {"KEY": "cls", "KNN": 5, "TEMP": 0.1}), ("gaps", {"CUSTOM_INTERVAL": True})])
+    ("cls+k 5+temperature 0.1", {"KEY": "cls", "KNN": 5, "TEMP": 0.1}), ("gaps", {"CUSTOM_INTERVAL": True}),
+    ("normalise", {"NORMALISE": True}),
+    ("edge+normalise+background 0.9", {"UPSAMPLE": "edge", "NORMALISE": True, "BACKGROUND": 0.9})])
 def test_options_that_the_product_has_score_as_its_masks_do(root, sequence, option, settings):
     model = load_model(root / "model.pth")
     test = dataclasses.replace(load_settings().TEST, INFER_WH=list(SIZE), **settings)

@@ -139,6 +139,8 @@ class TestSettings:
                                                                                         for v in value))
     INPUT_SIZE: int = _at_least(16)
     UPSAMPLE: str = _one_of(*UPSAMPLING)
+    NORMALISE: bool = _switch()
+    BACKGROUND: float = _positive()
 
 
 @dataclass(frozen=True)
