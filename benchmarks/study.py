@@ -62,6 +62,7 @@ class Options:
     cls_share: float = 0.5  # of the squared length of `merge`; 0.5 is the published sum of both
     first: str = "bilinear"  # how the first mask becomes labels: bilinear, area, or sharp (one class a cell)
     flip: bool = False  # the mean with the labels carried through mirrored frames
+    scales: bool = False  # the mean with the labels carried through frames 4/3 as large
     backward: bool = False  # the mean with the labels carried back from the last frame
     upsample: str = "bilinear"  # a name of UPSAMPLING
     normalise: bool = False  # stretch the labels before the strongest is taken
@@ -110,7 +111,8 @@ UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], EdgeUpsampling], Guide | None
 OPTIONS: dict[str, dict] = {
     "colornet": {},
     **{name: {"upsample": name} for name in UPSAMPLING if name != "bilinear"},
-    "area": {"first": "area"}, "sharp": {"first": "sharp"}, "flip": {"flip": True}, "backward": {"backward": True},
+    "area": {"first": "area"}, "sharp": {"first": "sharp"}, "flip": {"flip": True}, "scales": {"scales": True},
+    "backward": {"backward": True},
     "color": {"cls_share": 0}, "cls": {"cls_share": 1}, **{f"cls {n}": {"cls_share": n} for n in (0.25, 0.75)},
     **{f"radius {n}": {"radius": n} for n in (6, 8, 18, 25)}, **{f"k {n}": {"knn": n} for n in (5, 15, 20)},
     **{f"temperature {t}": {"temperature": t} for t in (0.03, 0.1)}, "context 10": {"context": 10},
@@ -220,6 +222,9 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
         if options.flip:
             seen = [merge(maps, options.cls_share) for maps in features(options, mirrored=True)]
             labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(seen, first.flip(2), options))]
+        if options.scales:
+            larger, _ = labels_of(dataclasses.replace(options, scales=False, scale=options.scale * 4 / 3))
+            labels = [(a + resize(b, a.shape[1:])) / 2 for a, b in zip(labels, larger)]
         if options.backward:
             labels = [(a + b) / 2 for a, b in zip(labels, carry(seen[::-1], labels[-1], options)[::-1])]
         return labels

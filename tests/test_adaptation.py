@@ -114,3 +114,11 @@ def test_a_step_sees_one_clip_of_four_frames(path, monkeypatch):
         seen.append(batch["color"]["view_a"].shape), objective(model, batch, generator))[1])
     adapt(iter(video()), LENGTH)
     assert seen == [(1, CLIP_FRAMES, 3, 64, 64)] * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_it_stays_there(path):
+    model = load_model(path, "cuda")
+    adapted = Adaptation(model, path, load_settings(overrides=SMALL), steps=2, seed=3)(iter(video()), LENGTH)
+    assert next(adapted.parameters()).device.type == "cuda" and not same(adapted, model)

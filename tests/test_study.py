@@ -83,7 +83,8 @@ def test_shifted_features_lie_between_the_others(root, sequence):
 def test_the_command_prints_a_table_and_measures_nothing_twice(root, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [
         "study.py", "--model", f"random={root / 'model.pth'}", "--list", "filelists/labelled", "--root", str(root),
-        "--size", "96x64", "--options", "flip", "backward+guide stride 2", "--results", str(root / "rows.jsonl")])
+        "--size", "96x64", "--options", "flip", "scales", "backward+guide stride 2",
+        "--results", str(root / "rows.jsonl")])
     study.main()
     first = capsys.readouterr()
     assert "half A: first; half B: second" in first.out and "| flip |" in first.out
