@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.distributed import gather, rank, world_size
+from utils.errors import UserError
 
 
 def dense_loss(view_1: Tensor, view_2: Tensor, theta: Tensor, *, anchor_cells: Tensor, point_cells: Tensor,
@@ -38,8 +39,14 @@ def draw_grid_cells(clips: int, width: int, size: int, generator: torch.Generato
         width: width and height of the feature map [cells].
         size: points a side; the grid's spacing is width // size.
         generator: seeded alike in all processes; gives each clip one offset in [0, spacing) along x and one along y.
+
+    Raises:
+        UserError: the grid has more points a side than the map has cells.
     """
     spacing = width // size
+    if not spacing:
+        raise UserError(f"a view has at least as many cells of 8 pixels a side as MODEL.GRID_SIZE and GRID_SIZE_REF; "
+                        f"it has {width}, and the grid {size} points; raise DATASET.CROP_SIZE or lower the grid")
     offsets = torch.randint(spacing, (clips * world_size(), 2), generator=generator)
     return grid_cells(offsets[rank() * clips:(rank() + 1) * clips], width, size)
 

@@ -15,6 +15,7 @@ from models import load_model
 from tests.helpers import released_state
 from tools.adaptation import CLIP_FRAMES, Adaptation
 from utils.config import load_settings, load_train_config, resolved
+from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 
@@ -104,6 +105,11 @@ def test_the_objective_falls_on_the_video(path):
 
     before = loss(load_model(path))
     assert loss(adapt(iter(video()), LENGTH)) < 0.9 * before
+
+
+def test_a_loss_that_is_not_finite_is_refused(path):
+    with pytest.raises(UserError, match=r"that of --adapt is not at step \d; lower MODEL\.LR"):
+        adaptation(path, "MODEL.LR", "1e30", steps=4)(iter(video()), LENGTH)
 
 
 def test_a_step_sees_one_clip_of_four_frames(path, monkeypatch):

@@ -16,6 +16,7 @@ from losses.dense import draw_grid_cells, grid_cells
 from models.colornet import ColorNet
 from tests.helpers import golden_json, golden_weights
 from utils.config import load_settings, load_train_config, parse_train_config, resolved
+from utils.errors import UserError
 
 CLIPS, FRAMES = 2, 3
 
@@ -167,6 +168,11 @@ def test_consistency_is_zero_for_the_identity_and_for_a_flip_that_the_grid_descr
 
 def test_grid_cells_start_at_the_offset():
     assert grid_cells(torch.tensor([[1, 2]]), 8, 2).tolist() == [[2 * 8 + 1, 2 * 8 + 5, 6 * 8 + 1, 6 * 8 + 5]]
+
+
+def test_a_view_too_small_for_its_grid_is_refused():
+    with pytest.raises(UserError, match=r"it has 4, and the grid 8 points; raise DATASET\.CROP_SIZE"):
+        draw_grid_cells(2, 4, 8, torch.Generator())
 
 
 def test_drawn_grids_differ_by_clip_and_stay_on_the_map():

@@ -17,6 +17,7 @@ from models.colornet import ColorNet
 from models.convolution import save_multiplications
 from utils.checkpoint import read_checkpoint
 from utils.config import Settings, parse_train_config
+from utils.errors import UserError
 from utils.schedule import build_optimiser
 
 CLIP_FRAMES = 4  # of the one clip of a step
@@ -41,7 +42,10 @@ class Adaptation:
         self._objective = build_objective(self._config, settings)
 
     def __call__(self, frames: Iterable[np.ndarray], total: int) -> ColorNet:
-        """The network for a video of `total` frames, uint8 RGB [H,W,3]; they are passed once, few of them held."""
+        """The network for a video of `total` frames, uint8 RGB [H,W,3]; they are passed once, few of them held.
+
+        `UserError` where the loss is not finite.
+        """
         clips = build_adaptation_dataset(frames, total, self._settings, self._config, clips=self._steps,
                                          seed=self._seed)
         device = next(self._model.parameters()).device
@@ -51,7 +55,10 @@ class Adaptation:
         optimiser = build_optimiser(model, self._settings)
         for step in trange(self._steps, desc="adapting", unit="step", leave=False, disable=None):
             batch = prepare(split_clips(checked(collate([clips[0, step]])), 1)[0], device)
-            self._objective(model, batch, torch.Generator().manual_seed(self._seed + step)).total.backward()
+            loss = self._objective(model, batch, torch.Generator().manual_seed(self._seed + step)).total
+            if not torch.isfinite(loss):
+                raise UserError(f"losses must be finite; that of --adapt is not at step {step + 1}; lower MODEL.LR")
+            loss.backward()
             optimiser.step()
             optimiser.zero_grad()
         return model.eval()
