@@ -19,10 +19,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.study import score_options, width_and_height  # noqa: E402
 from datasets.evaluation_video import read_video  # noqa: E402
 from datasets.filelists import find_list, read_evaluation_list  # noqa: E402
-from models import build_model, load_model  # noqa: E402
+from models import build_model, load_model, model_train_config  # noqa: E402
 from tools.adaptation import Adaptation  # noqa: E402
-from utils.checkpoint import read_checkpoint  # noqa: E402
-from utils.config import load_settings, parse_train_config  # noqa: E402
+from utils.config import load_settings  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 from utils.seed import seed_everything  # noqa: E402
 
@@ -44,8 +43,7 @@ def main() -> None:
 
     settings = load_settings(overrides=["MODEL.LR", args.lr])
     seed_everything(args.seed)
-    config = parse_train_config(read_checkpoint(args.model)["train_config"], args.model)
-    model = build_model(config, settings).eval() if args.scratch else load_model(args.model)
+    model = build_model(model_train_config(args.model), settings).eval() if args.scratch else load_model(args.model)
     adapt = Adaptation(model, args.model, settings, steps=args.steps, seed=args.seed)
     for sequence in read_evaluation_list(find_list(args.list, args.root), args.root):
         if args.sequences and sequence.name not in args.sequences:

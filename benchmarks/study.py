@@ -37,7 +37,7 @@ from datasets.filelists import EvaluationSequence, find_list, read_evaluation_li
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
 from models.neighbours import NeighbourPropagation  # noqa: E402
-from models.propagation import LabelPropagator, context_gaps, resize, stretched, strongest_class  # noqa: E402
+from models.propagation import LabelPropagator, context_gaps, resize, strongest_class, weighed  # noqa: E402
 from models.upsampling import EdgeUpsampling  # noqa: E402
 from utils.davis_metrics import evaluate_sequence, statistics  # noqa: E402
 from utils.errors import UserError, run_script  # noqa: E402
@@ -253,8 +253,7 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
 @torch.inference_mode()
 def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the strongest class of each pixel [H,W]."""
-    labels = stretched(labels) if options.normalise else labels
-    labels = torch.cat([labels[:1] * options.background, labels[1:]])
+    labels = weighed(labels, options.normalise, options.background)
     if UPSAMPLING[options.upsample] is None:
         return strongest_class(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]

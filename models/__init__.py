@@ -28,16 +28,20 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> ColorNet
         UserError: the file is missing, unreadable, or does not hold the network that its `train_config` names.
     """
     contents = read_checkpoint(path)
-    config = parse_train_config(_released_config(contents, path), f"{path}, train_config")
-    return _model_from_state(contents["model"], config, path).to(device).eval()
+    return _model_from_state(contents["model"], _train_config(contents, path), path).to(device).eval()
 
 
-def _released_config(contents: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def model_train_config(path: str | Path) -> TrainConfig:
+    """How the model in a checkpoint was trained; `UserError` as for `load_model`."""
+    return _train_config(read_checkpoint(path), path)
+
+
+def _train_config(contents: dict[str, Any], path: str | Path) -> TrainConfig:
     config = contents.get("train_config")
     if not isinstance(config, dict):
         raise UserError(f"a model file says how it was trained under 'train_config'; {path} does not; "
                         "add the 16 keys of its training config")
-    return config
+    return parse_train_config(config, f"{path}, train_config")
 
 
 def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path: str | Path) -> ColorNet:

@@ -216,8 +216,7 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {frame.shape[:2]}; it is {given.shape}")
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
-        labels = stretched(prediction.labels) if self._normalise else prediction.labels
-        labels = torch.cat([labels[:1] * self._background, labels[1:]])
+        labels = weighed(prediction.labels, self._normalise, self._background)
         winner = self._edges.strongest_class(labels, frame) if self._edges else \
             strongest_class(labels, frame.shape[:2])
         mask = np.array(prediction.ids, np.uint8)[winner.cpu().numpy()]
@@ -261,6 +260,12 @@ def stretched(labels: Tensor) -> Tensor:
     """
     least = labels.amin((1, 2), keepdim=True).clamp(max=0.5)
     return (labels - least) / (labels.amax((1, 2), keepdim=True) - least).clamp(min=0.5)
+
+
+def weighed(labels: Tensor, normalise: bool, background: float) -> Tensor:
+    """Soft labels [M,h,w] as they count when the strongest class of a pixel is taken; see `VideoPropagator`."""
+    labels = stretched(labels) if normalise else labels
+    return torch.cat([labels[:1] * background, labels[1:]])
 
 
 def strongest_class(labels: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -13,10 +13,10 @@ from tqdm import trange
 
 from datasets import build_adaptation_dataset, checked, collate, prepare, split_clips
 from losses import build_objective
+from models import model_train_config
 from models.colornet import ColorNet
 from models.convolution import save_multiplications
-from utils.checkpoint import read_checkpoint
-from utils.config import Settings, parse_train_config
+from utils.config import Settings
 from utils.errors import UserError
 from utils.schedule import build_optimiser
 
@@ -36,8 +36,7 @@ class Adaptation:
     """
 
     def __init__(self, model: ColorNet, path: str | Path, settings: Settings, *, steps: int, seed: int):
-        config = parse_train_config(read_checkpoint(path)["train_config"], f"{path}, train_config")
-        self._config = replace(config, is_neg=False, video_len=CLIP_FRAMES)
+        self._config = replace(model_train_config(path), is_neg=False, video_len=CLIP_FRAMES)
         self._model, self._settings, self._steps, self._seed = model, settings, steps, seed
         self._objective = build_objective(self._config, settings)
 
