@@ -37,6 +37,7 @@ from utils.schedule import build_optimiser
 
 FRAMES, SIDE = 5, 256
 METHODS = ("plain", "ours")
+SETTLED = 3  # steps of each before the first that is timed: until then a process still asks for memory
 OPERATIONS = {"convolutions": ("mkldnn_convolution", "convolution_backward", "cudnn_convolution", "slow_conv2d"),
               "matrix products": ("aten::mm", "bmm", "addmm"), "attention": ("scaled_dot_product",),
               "softmax": ("softmax",), "normalisation": ("batch_norm",),
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each, after one that is not")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
@@ -105,6 +106,8 @@ def print_speed(steps: dict[str, Callable[[], float]], args: argparse.Namespace)
     """Median seconds of a step; the ratio is the median of those of neighbours."""
     clock = time.process_time if args.device == "cpu" and args.threads == 1 else time.perf_counter
     losses = {name: step() for name, step in steps.items()}
+    for step in [*steps.values()] * (SETTLED - 1):
+        step()
     times = {name: [] for name in steps}
     for _ in range(args.steps):
         for name, step in steps.items():

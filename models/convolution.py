@@ -52,50 +52,63 @@ class _FewMultiplications(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         (N, C, H, W), K = x.shape, len(weight)
         filters = (G.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)).view(36, K, C)
-        inputs = _times(B, _tiles(x, 6))
+        inputs = _transformed(B, x, 6)
         ctx.save_for_backward(inputs, filters)
-        ctx.shape = x.shape
-        tiles = _times(A, products(inputs, filters)).view(N, -(-H // 4), -(-W // 4), 4, 4, K)
-        image = tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [N,H',W',K], H' and W' the next multiples of 4
-        return image[:, :H, :W].permute(0, 3, 1, 2)
+        rows, columns = -(-H // 4), -(-W // 4)
+        images = torch.stack([_times(A, tiles).view(rows, columns, 4, 4, K).transpose(1, 2)
+                              for tiles in products(inputs, filters).chunk(N)])  # [N,rows,4,columns,4,K]
+        return images.view(N, 4 * rows, 4 * columns, K)[:, :H, :W].permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         inputs, filters = ctx.saved_tensors
         K, C = filters.shape[1:]
-        d_products = _times(A.t(), _tiles(dy, 4))  # [n,36,K]
+        d_products = _transformed(A.t(), dy, 4)  # [n,36,K]
         d_filters = torch.bmm(d_products.permute(1, 2, 0), inputs.transpose(0, 1))  # [36,K,C]
         d_weight = (G.t().to(dy.dtype) @ d_filters.flatten(1)).view(3, 3, K, C).permute(2, 3, 0, 1)
-        d_tiles = _times(B.t(), products(d_products, filters.transpose(1, 2)))  # [n,36,C]
-        return _sum_of_tiles(d_tiles, ctx.shape), d_weight
+        d_inputs = products(d_products, filters.transpose(1, 2))  # [n,36,C]
+        H, W = dy.shape[2:]
+        dx = torch.stack([_sum_of_tiles(_times(B.t(), tiles), H, W) for tiles in d_inputs.chunk(len(dy))])
+        return dx.permute(0, 3, 1, 2), d_weight
 
 
-def _sum_of_tiles(tiles: Tensor, shape: torch.Size) -> Tensor:
-    """The reverse of `_tiles(x, 6)`: tiles [n,36,C], summed where they overlap, to [N,C,H,W]; overwrites `tiles`."""
-    N, C, H, W = shape
-    rows, columns = -(-H // 4), -(-W // 4)
-    tiles = tiles.view(N, rows, columns, 6, 6, C)
-    own = tiles[:, :, :, 1:5]  # of each tile the rows that are its own; the others are those of the next tiles
-    own[:, :-1, :, 3] += tiles[:, 1:, :, 0]
-    own[:, 1:, :, 0] += tiles[:, :-1, :, 5]
-    own = own.transpose(2, 3)  # [N,rows,4,columns,6,C]
-    image = own[..., 1:5, :].contiguous()
-    image[:, :, :, :-1, 3] += own[:, :, :, 1:, 0]
-    image[:, :, :, 1:, 0] += own[:, :, :, :-1, 5]
-    return image.view(N, 4 * rows, 4 * columns, C)[:, :H, :W].permute(0, 3, 1, 2)
+def _transformed(matrix: Tensor, images: Tensor, size: int) -> Tensor:
+    """All `_tiles` of images [N,C,H,W] in another basis, matrix [p,size^2]: [n,p,C].
+
+    One image at a time, here and where tiles become images again: its tiles are in the cache still when they are used.
+    """
+    N, C, H, W = images.shape
+    made = images.new_empty(N, -(-H // 4) * -(-W // 4), len(matrix), C)
+    for image, out in zip(images, made):
+        _times(matrix, _tiles(image, size), out)
+    return made.flatten(0, 1)
 
 
-def _tiles(x: Tensor, size: int) -> Tensor:
-    """Windows of 4x4 or, with an edge of one cell around them, 6x6 cells, 4 apart: [N,C,H,W] to [n,size^2,C]."""
-    channels, height, width = x.shape[1:]
+def _tiles(image: Tensor, size: int) -> Tensor:
+    """Windows of 4x4 or, with an edge of a cell around them, 6x6 cells, 4 apart: [C,H,W] to [rows*columns,size^2,C]."""
+    C, H, W = image.shape
     edge = (size - 4) // 2
-    padded = x.permute(0, 2, 3, 1)  # [N,H,W,C]
-    if edge or height % 4 or width % 4:  # a padding of nothing is a copy
-        padded = F.pad(padded, (0, 0, edge, edge + -width % 4, edge, edge + -height % 4))
-    windows = padded.unfold(1, size, 4).unfold(2, size, 4)  # [N,rows,columns,C,size,size]
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, size * size, channels)
+    padded = image.permute(1, 2, 0)
+    if edge or H % 4 or W % 4:  # a padding of nothing is a copy
+        padded = F.pad(padded, (0, 0, edge, edge + -W % 4, edge, edge + -H % 4))
+    windows = padded.unfold(0, size, 4).unfold(1, size, 4)  # [rows,columns,C,size,size]
+    return windows.permute(0, 1, 3, 4, 2).reshape(-1, size * size, C)
 
 
-def _times(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """A change of basis: matrix [p,q] times each of the tiles [n,q,C]."""
-    return torch.bmm(matrix.to(tiles.dtype).expand(len(tiles), -1, -1), tiles)
+def _sum_of_tiles(tiles: Tensor, H: int, W: int) -> Tensor:
+    """The reverse of `_tiles(image, 6)`: tiles summed where they overlap, to [H,W,C]; overwrites `tiles`."""
+    rows, columns = -(-H // 4), -(-W // 4)
+    tiles = tiles.view(rows, columns, 6, 6, -1)
+    own = tiles[:, :, 1:5]  # of each tile the rows that are its own; the others are those of the next tiles
+    own[:-1, :, 3] += tiles[1:, :, 0]
+    own[1:, :, 0] += tiles[:-1, :, 5]
+    own = own.transpose(1, 2)  # [rows,4,columns,6,C]
+    image = own[..., 1:5, :].contiguous()
+    image[:, :, :-1, 3] += own[:, :, 1:, 0]
+    image[:, :, 1:, 0] += own[:, :, :-1, 5]
+    return image.view(4 * rows, 4 * columns, -1)[:H, :W]
+
+
+def _times(matrix: Tensor, tiles: Tensor, out: Tensor | None = None) -> Tensor:
+    """A change of basis: matrix [p,q] times each of the tiles [n,q,C], written to `out` [n,p,C] where there is one."""
+    return torch.bmm(matrix.to(tiles.dtype).expand(len(tiles), -1, -1), tiles, out=out)
