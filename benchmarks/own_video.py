@@ -29,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
 
+from benchmarks.arguments import width_and_height
 from models import load_model
 from models.colornet import ColorNet
 from models.propagation import VideoPropagator, build_propagator
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model file; random weights without")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), default=(854, 480))
+    parser.add_argument("--size", type=width_and_height, default=(854, 480), metavar="WxH")
     parser.add_argument("--input_size", type=int, default=load_settings().TEST.INPUT_SIZE)
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--frames", type=int, default=5, help="timed frames")

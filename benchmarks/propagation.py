@@ -33,6 +33,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.arguments import width_and_height  # noqa: E402
 from benchmarks.plain_propagation import propagate_plainly, radius_mask  # noqa: E402
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
@@ -198,15 +199,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", help="folder of a video's frames; drawn ones without")
     parser.add_argument("--model", help="model file with a global head; random weights without")
-    parser.add_argument("--size", default="864x480", help="WIDTHxHEIGHT, multiples of 8")
+    parser.add_argument("--size", type=width_and_height, default=(864, 480), metavar="WxH", help="multiples of 8")
     parser.add_argument("--radius", type=float, default=25, help="[positions]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    sides = args.size.split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) and int(side) % 8 == 0 for side in sides):
-        raise UserError(f"--size is WIDTHxHEIGHT, both multiples of 8; got {args.size}; give for example 864x480")
-    args.size = tuple(map(int, sides))
+    if any(side % 8 for side in args.size):
+        parser.error("--size must be two multiples of 8, for example 864x480")
     return args
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.arguments import width_and_height  # noqa: E402
 from datasets.evaluation_video import VideoFrame, read_video  # noqa: E402
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list  # noqa: E402
 from models import load_model  # noqa: E402
@@ -276,12 +277,6 @@ def print_table(rows: Sequence[dict], models: Sequence[str], names: Sequence[str
             print(f"| {name} | {scores[::2].mean():.1f} | {scores[1::2].mean():.1f} | {gain[::2].mean():+.1f} | "
                   f"{gain[1::2].mean():+.1f} | {gain.mean():+.1f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.1f} | "
                   f"{seconds[0]:.3f} | {seconds[1]:.3f} |")
-
-
-def width_and_height(text: str) -> tuple[int, int]:
-    """`864x480` to two numbers."""
-    width, height = text.split("x")
-    return int(width), int(height)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -27,6 +27,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.arguments import width_and_height  # noqa: E402
 from benchmarks.propagation import peak_memory, timed  # noqa: E402
 from models.propagation import strongest_class  # noqa: E402
 from models.upsampling import EdgeUpsampling, undecided  # noqa: E402
@@ -108,18 +109,12 @@ def parse_arguments() -> argparse.Namespace:
     """The options, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", help="image file; a drawn frame without")
-    parser.add_argument("--size", default="854x480", help="WIDTHxHEIGHT of the picture")
-    parser.add_argument("--map", default="108x60", help="WIDTHxHEIGHT of the label map")
+    parser.add_argument("--size", type=width_and_height, default=(854, 480), metavar="WxH", help="of the picture")
+    parser.add_argument("--map", type=width_and_height, default=(108, 60), metavar="WxH", help="of the label map")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    for name in ("size", "map"):
-        sides = getattr(args, name).split("x")
-        if len(sides) != 2 or not all(side.isdigit() and int(side) >= 8 for side in sides):
-            raise UserError(f"--{name} is WIDTHxHEIGHT, both at least 8; got {getattr(args, name)}; give 854x480 or so")
-        setattr(args, name, tuple(map(int, sides)))
-    return args
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
