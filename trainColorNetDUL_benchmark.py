@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from datasets import build_train_dataset, checked, collate, init_worker, prepare, split_clips
 from datasets.sampler import EpochBatchSampler
 from losses import build_objective
-from losses.objective import Losses, Objective
+from losses.objective import Losses, Objective, refuse_non_finite
 from losses.pictures import training_pictures
 from models import build_model
 from models.convolution import save_multiplications
@@ -250,14 +250,6 @@ def report(run: Run, meter: Meter, losses: Losses, rate: float, batch: dict[str,
                                      temperature=run.train_config.TEMP, color_mode=run.train_config.color_mode,
                                      size=settings.TB.IM_SIZE)
         run.log.images(pictures, step)
-
-
-def refuse_non_finite(losses: Losses, step: int, clips: list[str]) -> None:
-    """End the run at a loss that is not a number, naming the term, the step and the clips."""
-    bad = [name for name, value in losses._asdict().items() if not torch.isfinite(value)]
-    if bad:
-        raise UserError(f"losses must be finite; {', '.join(bad)} is not at step {step + 1} (clips "
-                        f"{', '.join(clips)}); lower MODEL.LR, or use --precision fp32 or bf16")
 
 
 def count_failures(run: Run, failed: list[str]) -> None:

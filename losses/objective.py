@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from losses.color import color_loss
 from losses.consistency import consistency_loss
 from losses.dense import dense_loss, draw_grid_cells
+from utils.errors import UserError
 
 
 class Losses(NamedTuple):
@@ -21,6 +22,14 @@ class Losses(NamedTuple):
     color: Tensor
     consistency: Tensor
     dense: Tensor
+
+
+def refuse_non_finite(losses: Losses, step: int, clips: list[str]) -> None:
+    """End training at a loss that is not a number, naming the term, the step (counted from 0) and the batch's clips."""
+    bad = [name for name, value in losses._asdict().items() if not torch.isfinite(value)]
+    if bad:
+        raise UserError(f"losses must be finite; {', '.join(bad)} is not at step {step + 1} (clips "
+                        f"{', '.join(clips)}); lower MODEL.LR, and instead of fp16 use fp32 or bf16")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_the_objective_falls_on_the_video(path):
 
 
 def test_a_loss_that_is_not_finite_is_refused(path):
-    with pytest.raises(UserError, match=r"that of --adapt is not at step \d; lower MODEL\.LR"):
+    with pytest.raises(UserError, match=r"is not at step \d \(clips .+\); lower MODEL\.LR"):
         adaptation(path, "MODEL.LR", "1e30", steps=4)(iter(video()), LENGTH)
 
 

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock
 import infer_vos_dul
 import trainColorNetDUL_benchmark as training
 from losses.color import attend_by_products, attend_fused
-from losses.objective import Losses
+from losses.objective import Losses, refuse_non_finite
 from models.colornet import ColorNet
 from tests.training_helpers import arguments, checkpoint, differing, make_data, records
 from tools.synthetic import make_clip, write_jpeg
@@ -252,7 +252,7 @@ def test_device(train, tmp_path, monkeypatch):
 def test_a_loss_that_is_no_number_names_term_step_and_clips():
     losses = Losses(*(torch.tensor(value) for value in (float("nan"), 1.0, float("inf"), 2.0)))
     with pytest.raises(UserError, match=r"total, consistency is not at step 8 \(clips dog, cow\)"):
-        training.refuse_non_finite(losses, 7, ["dog", "cow"])
+        refuse_non_finite(losses, 7, ["dog", "cow"])
 
 
 def test_training_stops_at_a_loss_that_is_no_number(train, tmp_path):

@@ -13,11 +13,11 @@ from tqdm import trange
 
 from datasets import build_adaptation_dataset, checked, collate, prepare, split_clips
 from losses import build_objective
+from losses.objective import refuse_non_finite
 from models import model_train_config
 from models.colornet import ColorNet
 from models.convolution import save_multiplications
 from utils.config import Settings
-from utils.errors import UserError
 from utils.schedule import build_optimiser
 
 CLIP_FRAMES = 4  # of the one clip of a step
@@ -53,11 +53,11 @@ class Adaptation:
             save_multiplications(model)
         optimiser = build_optimiser(model, self._settings)
         for step in trange(self._steps, desc="adapting", unit="step", leave=False, disable=None):
-            batch = prepare(split_clips(checked(collate([clips[0, step]])), 1)[0], device)
-            loss = self._objective(model, batch, torch.Generator().manual_seed(self._seed + step)).total
-            if not torch.isfinite(loss):
-                raise UserError(f"losses must be finite; that of --adapt is not at step {step + 1}; lower MODEL.LR")
-            loss.backward()
+            batch = checked(collate([clips[0, step]]))
+            views = prepare(split_clips(batch, 1)[0], device)
+            losses = self._objective(model, views, torch.Generator().manual_seed(self._seed + step))
+            refuse_non_finite(losses, step, batch["clip"])
+            losses.total.backward()
             optimiser.step()
             optimiser.zero_grad()
         return model.eval()
