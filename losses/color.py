@@ -94,10 +94,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         attended, weights = [], []
-        for query, key, value in zip(queries, keys, values):
+        for query, key, columns in zip(queries, keys, values.transpose(1, 2).contiguous()):
             for rows in query.split(BLOCK):
                 weights.append(_product(rows, key).softmax(dim=1))
-                attended.append(_product(weights[-1], value.t()))
+                attended.append(_product(weights[-1], columns))
         ctx.save_for_backward(queries, keys, values, *weights)
         return torch.cat(attended).unflatten(0, queries.shape[:2])
 
@@ -105,12 +105,13 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         queries, keys, values, *weights = ctx.saved_tensors
         remaining, d_queries, d_keys = iter(weights), [], torch.zeros_like(keys)
-        for query, key, value, d_attended, d_key in zip(queries, keys, values, gradient, d_keys):
+        parts = queries, keys.transpose(1, 2).contiguous(), values, gradient, d_keys
+        for query, columns, value, d_attended, d_key in zip(*parts):
             for rows, d_rows in zip(query.split(BLOCK), d_attended.split(BLOCK)):
                 weight = next(remaining)
                 d_weight = _product(d_rows, value)
                 d_similarity = torch._softmax_backward_data(d_weight, weight, 1, weight.dtype)
-                d_queries.append(_product(d_similarity, key.t()))
+                d_queries.append(_product(d_similarity, columns))
                 d_key.addmm_(d_similarity.t(), rows)
         return torch.cat(d_queries).view_as(queries), d_keys, None
 
@@ -122,7 +123,7 @@ def _product(rows: Tensor, filters: Tensor) -> Tensor:
 
 def _patches(pixels: Tensor, features: Tensor) -> Tensor:
     """[B,T,3,H,W] to the pixels of each feature cell [B,T,hw,3*(H/h)*(W/w)]."""
-    return F.pixel_unshuffle(pixels, pixels.shape[-1] // features.shape[-1]).flatten(3).transpose(2, 3)
+    return F.pixel_unshuffle(pixels, pixels.shape[-1] // features.shape[-1]).flatten(3).transpose(2, 3).contiguous()
 
 
 def _destinations(cells: Tensor) -> Tensor:

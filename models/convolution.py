@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.products import products
@@ -50,14 +49,11 @@ class _FewMultiplications(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        (N, C, H, W), K = x.shape, len(weight)
+        K, C = weight.shape[:2]
         filters = (G.to(x.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, K * C)).view(36, K, C)
         inputs = _transformed(B, x, 6)
         ctx.save_for_backward(inputs, filters)
-        rows, columns = -(-H // 4), -(-W // 4)
-        images = torch.stack([_times(A, tiles).view(rows, columns, 4, 4, K).transpose(1, 2)
-                              for tiles in products(inputs, filters).chunk(N)])  # [N,rows,4,columns,4,K]
-        return images.view(N, 4 * rows, 4 * columns, K)[:, :H, :W].permute(0, 3, 1, 2)
+        return _images(A, products(inputs, filters), x.shape)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,49 +62,56 @@ class _FewMultiplications(torch.autograd.Function):
         d_products = _transformed(A.t(), dy, 4)  # [n,36,K]
         d_filters = torch.bmm(d_products.permute(1, 2, 0), inputs.transpose(0, 1))  # [36,K,C]
         d_weight = (G.t().to(dy.dtype) @ d_filters.flatten(1)).view(3, 3, K, C).permute(2, 3, 0, 1)
-        d_inputs = products(d_products, filters.transpose(1, 2))  # [n,36,C]
-        H, W = dy.shape[2:]
-        dx = torch.stack([_sum_of_tiles(_times(B.t(), tiles), H, W) for tiles in d_inputs.chunk(len(dy))])
-        return dx.permute(0, 3, 1, 2), d_weight
+        return _images(B.t(), products(d_products, filters.transpose(1, 2)), dy.shape), d_weight
 
 
-def _transformed(matrix: Tensor, images: Tensor, size: int) -> Tensor:
-    """All `_tiles` of images [N,C,H,W] in another basis, matrix [p,size^2]: [n,p,C].
+def _transformed(matrix: Tensor, x: Tensor, size: int) -> Tensor:
+    """All windows of 4x4 or, with an edge of a cell around them, 6x6 cells, 4 apart, in another basis.
 
-    One image at a time, here and where tiles become images again: its tiles are in the cache still when they are used.
+    x [N,C,H,W] by matrix [p,size^2] to [n,p,C]. One image at a time and in the same memory, here and in `_images`: what
+    one step wrote is in the processor's cache when the next one reads it.
     """
-    N, C, H, W = images.shape
-    made = images.new_empty(N, -(-H // 4) * -(-W // 4), len(matrix), C)
-    for image, out in zip(images, made):
-        _times(matrix, _tiles(image, size), out)
+    N, C, H, W = x.shape
+    rows, columns, edge = -(-H // 4), -(-W // 4), (size - 4) // 2
+    padded = x.new_zeros(4 * rows + 2 * edge, 4 * columns + 2 * edge, C)
+    inside = padded[edge:edge + H, edge:edge + W]
+    windows = padded.unfold(0, size, 4).unfold(1, size, 4).permute(0, 1, 3, 4, 2)  # [rows,columns,size,size,C]
+    tiles = x.new_empty(windows.shape)
+    flat = tiles.view(rows * columns, -1, C)
+    bases = matrix.to(x.dtype).expand(rows * columns, -1, -1)
+    made = x.new_empty(N, rows * columns, len(matrix), C)
+    for image, out in zip(x.permute(0, 2, 3, 1), made):
+        inside.copy_(image)
+        tiles.copy_(windows)
+        torch.bmm(bases, flat, out=out)
     return made.flatten(0, 1)
 
 
-def _tiles(image: Tensor, size: int) -> Tensor:
-    """Windows of 4x4 or, with an edge of a cell around them, 6x6 cells, 4 apart: [C,H,W] to [rows*columns,size^2,C]."""
-    C, H, W = image.shape
-    edge = (size - 4) // 2
-    padded = image.permute(1, 2, 0)
-    if edge or H % 4 or W % 4:  # a padding of nothing is a copy
-        padded = F.pad(padded, (0, 0, edge, edge + -W % 4, edge, edge + -H % 4))
-    windows = padded.unfold(0, size, 4).unfold(1, size, 4)  # [rows,columns,C,size,size]
-    return windows.permute(0, 1, 3, 4, 2).reshape(-1, size * size, C)
+def _images(matrix: Tensor, made: Tensor, shape: torch.Size) -> Tensor:
+    """The reverse: made [n,36,C] by matrix [16 or 36,36] to tiles of 4x4 or 6x6 cells, summed where they overlap.
+
+    Gives [N,C,H,W] of the N, H and W in `shape`.
+    """
+    (N, _, H, W), C = shape, made.shape[-1]
+    rows, columns, size = -(-H // 4), -(-W // 4), 4 if len(matrix) == 16 else 6
+    tiles = made.new_empty(rows, columns, size, size, C)
+    flat = tiles.view(rows * columns, -1, C)
+    own, overlaps = (tiles.transpose(1, 2), []) if size == 4 else _overlaps(tiles)
+    bases = matrix.to(tiles.dtype).expand(rows * columns, -1, -1)
+    images = tiles.new_empty(N, rows, 4, columns, 4, C)
+    for source, image in zip(made.chunk(N), images):
+        torch.bmm(bases, source, out=flat)
+        for cells, neighbours in overlaps:
+            cells.add_(neighbours)
+        image.copy_(own)
+    return images.view(N, 4 * rows, 4 * columns, C)[:, :H, :W].permute(0, 3, 1, 2)
 
 
-def _sum_of_tiles(tiles: Tensor, H: int, W: int) -> Tensor:
-    """The reverse of `_tiles(image, 6)`: tiles summed where they overlap, to [H,W,C]; overwrites `tiles`."""
-    rows, columns = -(-H // 4), -(-W // 4)
-    tiles = tiles.view(rows, columns, 6, 6, -1)
-    own = tiles[:, :, 1:5]  # of each tile the rows that are its own; the others are those of the next tiles
-    own[:-1, :, 3] += tiles[1:, :, 0]
-    own[1:, :, 0] += tiles[:-1, :, 5]
-    own = own.transpose(1, 2)  # [rows,4,columns,6,C]
-    image = own[..., 1:5, :].contiguous()
-    image[:, :, :-1, 3] += own[:, :, 1:, 0]
-    image[:, :, 1:, 0] += own[:, :, :-1, 5]
-    return image.view(4 * rows, 4 * columns, -1)[:H, :W]
-
-
-def _times(matrix: Tensor, tiles: Tensor, out: Tensor | None = None) -> Tensor:
-    """A change of basis: matrix [p,q] times each of the tiles [n,q,C], written to `out` [n,p,C] where there is one."""
-    return torch.bmm(matrix.to(tiles.dtype).expand(len(tiles), -1, -1), tiles, out=out)
+def _overlaps(tiles: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Views of tiles [rows,columns,6,6,C], 4 cells apart: the own cells of each [rows,4,columns,4,C], and what is to be
+    added to what, in this order, for these to hold the sums.
+    """
+    across = tiles[:, :, 1:5]
+    along = across.transpose(1, 2)  # [rows,4,columns,6,C]
+    return along[:, :, :, 1:5], [(across[:-1, :, 3], tiles[1:, :, 0]), (across[1:, :, 0], tiles[:-1, :, 5]),
+                                 (along[:, :, :-1, 4], along[:, :, 1:, 0]), (along[:, :, 1:, 1], along[:, :, :-1, 5])]
