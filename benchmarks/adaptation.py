@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.arguments import width_and_height  # noqa: E402
+from benchmarks.common import width_and_height  # noqa: E402
 from benchmarks.study import score_options  # noqa: E402
 from datasets.evaluation_video import read_video  # noqa: E402
 from datasets.filelists import find_list, read_evaluation_list  # noqa: E402

@@ -13,14 +13,12 @@ at the same time its ratio means more than the clock's.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -31,6 +29,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import alone  # noqa: E402
 from benchmarks.plain_propagation import propagate_plainly  # noqa: E402
 from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
 from infer_vos_dul import ENCODER_BATCH, infer_sequence  # noqa: E402
@@ -144,12 +143,6 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def alone(*arguments) -> list[dict]:
-    """`run_parts` in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run_parts, *arguments).result()
-
-
 def main() -> None:
     """Draw the video, run, print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,11 +160,12 @@ def main() -> None:
             sequence = draw_video(Path(folder), args.length)
             ends = sorted({min(end, args.length) for end in (50, 100, 200, 500, 1000, 2000, args.length)})
             print("| frames so far | peak MB | ms a frame |\n|---|---|---|")
-            for part in alone(sequence, args, "exact", ends):
+            for part in alone(run_parts, sequence, args, "exact", ends):
                 print(f"| {part['frames']} | {part['peak']:.0f} | {sum(part[stage] for stage in STAGES):.1f} |")
             return
         sequence = draw_video(Path(folder), 21 + args.frames)
-        runs = [{method: alone(sequence, args, method, [21, 21 + args.frames])[-1] for method in args.methods}
+        ends = [21, 21 + args.frames]
+        runs = [{method: alone(run_parts, sequence, args, method, ends)[-1] for method in args.methods}
                 for _ in range(args.rounds)]
     rows = {method: {key: statistics.median(run[method][key] for run in runs) for key in runs[0][method]}
             for method in args.methods}

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
 
-from benchmarks.arguments import width_and_height
+from benchmarks.common import alone, width_and_height
 from models import load_model
 from models.colornet import ColorNet
 from models.propagation import VideoPropagator, build_propagator
@@ -96,12 +94,6 @@ def draw_video(folder: Path, length: int, size: tuple[int, int], objects: int) -
             write_mask(folder / f"{t}.png", mask)
     writer.close()
     return folder / "clip.mp4"
-
-
-def alone(function, *arguments):
-    """A function's result in a fresh process, so that its peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 class Watched(Outputs):

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -33,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.arguments import width_and_height  # noqa: E402
+from benchmarks.common import alone, width_and_height  # noqa: E402
 from benchmarks.plain_propagation import propagate_plainly, radius_mask  # noqa: E402
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
@@ -144,12 +142,6 @@ def peak_memory(device: torch.device) -> float:
     return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def alone(*arguments) -> float:
-    """`memory_above_features` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(memory_above_features, *arguments).result()
-
-
 @torch.inference_mode()
 def main() -> None:
     """Encode, run the methods in turn, print a table in Markdown."""
@@ -179,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(CONTEXT + 2):
             torch.save(features[i].cpu().clone(), f"{folder}/{i}.pt")
-        memory = {method: alone(folder, method, args) for method in METHODS}
+        memory = {method: alone(memory_above_features, folder, method, args) for method in METHODS}
     rates = {dtype: product_rate(device, C, dtype) for dtype in (torch.float32, torch.bfloat16)}
     limit = 2 * C * (near * (CONTEXT - 1) + (h * w) ** 2) / rates[torch.float32]
     print(f"{args.size[0]}x{args.size[1]}, map {h}x{w}, C = {C}, radius {args.radius:g}, {torch.get_num_threads()} "

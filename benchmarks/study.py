@@ -32,7 +32,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.arguments import width_and_height  # noqa: E402
+from benchmarks.common import width_and_height  # noqa: E402
 from datasets.evaluation_video import VideoFrame, read_video  # noqa: E402
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list  # noqa: E402
 from models import load_model  # noqa: E402

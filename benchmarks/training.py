@@ -13,7 +13,6 @@ time, which other programs disturb less. Peak memory is that of a process of its
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import resource
 import statistics
 import sys
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
 
+from benchmarks.common import alone
 from benchmarks.plain_losses import plain_total
 from losses import build_objective
 from models import build_model
@@ -125,8 +125,7 @@ def print_memory(args: argparse.Namespace) -> None:
     """Peak memory of two steps."""
     print(f"{'peak memory':14}{'MB':>10}")
     for name in METHODS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print(f"{name:14}{pool.apply(peak_memory, (name, args)):10.0f}")
+        print(f"{name:14}{alone(peak_memory, name, args):10.0f}")
 
 
 def peak_memory(name: str, args: argparse.Namespace) -> float:

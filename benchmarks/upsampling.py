@@ -11,11 +11,9 @@ of its own. Without --picture a frame is drawn.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -27,7 +25,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.arguments import width_and_height  # noqa: E402
+from benchmarks.common import alone, width_and_height  # noqa: E402
 from benchmarks.propagation import peak_memory, timed  # noqa: E402
 from models.propagation import strongest_class  # noqa: E402
 from models.upsampling import EdgeUpsampling, undecided  # noqa: E402
@@ -61,22 +59,16 @@ def make_picture(args: argparse.Namespace) -> np.ndarray:
     return cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), args.size, interpolation=cv2.INTER_AREA)
 
 
-def extra_memory(method: str, case: str, args: argparse.Namespace) -> float:
+def extra_memory(method: str, case: str, picture: torch.Tensor, args: argparse.Namespace) -> float:
     """MB at the peak of two frames above picture and labels; runs in a new process."""
     device = resolve_device(args.device)
     torch.set_num_threads(args.threads)
-    picture, labels = torch.from_numpy(make_picture(args)).to(device), make_labels(case, args.map[::-1]).to(device)
+    picture, labels = picture.to(device), make_labels(case, args.map[::-1]).to(device)
     METHODS[method](labels[:, :8, :8].contiguous(), picture[:64, :64].contiguous())  # what a library keeps is its own
     before = peak_memory(device)
     for _ in range(2):
         METHODS[method](labels, picture)
     return peak_memory(device) - before
-
-
-def alone(*arguments) -> float:
-    """`extra_memory` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(extra_memory, *arguments).result()
 
 
 @torch.inference_mode()
@@ -101,8 +93,9 @@ def main() -> None:
         rows = {method: [1e3 * statistics.median(column) for column in zip(*times)]
                 for method, times in seconds.items()}
         for method, (wall, processor) in rows.items():
+            memory = alone(extra_memory, method, case, picture.cpu(), args)
             print(f"| {case} | {100 * mixed:.0f} % | {method} | {wall:.1f} | {wall / rows['bilinear'][0]:.1f} "
-                  f"| {processor:.1f} | {processor / rows['bilinear'][1]:.1f} | {alone(method, case, args):.0f} |")
+                  f"| {processor:.1f} | {processor / rows['bilinear'][1]:.1f} | {memory:.0f} |")
 
 
 def parse_arguments() -> argparse.Namespace:

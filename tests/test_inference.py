@@ -35,15 +35,6 @@ W, H = 64, 48
 FRAMES, MASKS = "davis2017/JPEGImages/480p", "davis2017/Annotations/480p"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps this small only wait for a second thread, for long where other programs keep it busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     noise = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), dtype=np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -27,15 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BOUNDS = {"bf16": torch.bfloat16, "fp32": torch.float32, "none": None}  # none: every candidate is compared
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def smooth_features(generator: torch.Generator, frames: int, C: int, h: int, w: int, rank: int) -> torch.Tensor:
     """Features [N,C,h,w] near a space of `rank` dimensions, that change slowly over the frames and the map."""
     coarse = torch.randn(1, rank, max(frames // 2, 1), max(h // 3, 1), max(w // 3, 1), generator=generator)

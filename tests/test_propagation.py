@@ -27,15 +27,6 @@ from utils.errors import UserError
 H, W = 48, 64
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps this small only wait for a second thread, for long where other programs keep it busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def model() -> ColorNet:
     net = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128)

@@ -49,10 +49,8 @@ def train(data):
 @pytest.fixture(scope="module")
 def plain(train, tmp_path_factory):
     """The folder of a run with the settings that the others change."""
-    folder, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("plain")
     train(folder)
-    torch.set_num_threads(threads)
     return folder
 
 
