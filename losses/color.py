@@ -94,7 +94,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         attended, weights = [], []
-        for query, key, columns in zip(queries, keys, values.transpose(1, 2).contiguous()):
+        columns_of = values.transpose(1, 2).contiguous()  # [n,P,k]: what `_product` wants, for all blocks of a source
+        for query, key, columns in zip(queries, keys, columns_of):
             for rows in query.split(BLOCK):
                 weights.append(_product(rows, key).softmax(dim=1))
                 attended.append(_product(weights[-1], columns))
@@ -105,8 +106,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         queries, keys, values, *weights = ctx.saved_tensors
         remaining, d_queries, d_keys = iter(weights), [], torch.zeros_like(keys)
-        parts = queries, keys.transpose(1, 2).contiguous(), values, gradient, d_keys
-        for query, columns, value, d_attended, d_key in zip(*parts):
+        columns_of = keys.transpose(1, 2).contiguous()  # [n,C,k]
+        for query, columns, value, d_attended, d_key in zip(queries, columns_of, values, gradient, d_keys):
             for rows, d_rows in zip(query.split(BLOCK), d_attended.split(BLOCK)):
                 weight = next(remaining)
                 d_weight = _product(d_rows, value)
