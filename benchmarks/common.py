@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def width_and_height(text: str) -> tuple[int, int]:
@@ -21,3 +25,17 @@ def alone(function: Callable, *arguments: Any) -> Any:
     """A function's result in a fresh process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def peak_memory(device: torch.device | None = None) -> float:
+    """MB: of the GPU, or the highest resident size of this process (Linux; nan elsewhere).
+
+    Not by `getrusage`, whose figure a process begins with is its parent's.
+    """
+    if device and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return math.nan
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))

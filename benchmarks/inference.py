@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import alone  # noqa: E402
+from benchmarks.common import alone, peak_memory  # noqa: E402
 from benchmarks.plain_propagation import propagate_plainly  # noqa: E402
 from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
 from infer_vos_dul import ENCODER_BATCH, infer_sequence  # noqa: E402
@@ -134,13 +133,6 @@ def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: st
                              "peak": peak_memory(device), "model": model_memory})
             start = end
     return report
-
-
-def peak_memory(device: torch.device) -> float:
-    """MB: of the GPU where there is one, else the highest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import resource
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
 
-from benchmarks.common import alone, width_and_height
+from benchmarks.common import alone, peak_memory, width_and_height
 from models import load_model
 from models.colornet import ColorNet
 from models.propagation import VideoPropagator, build_propagator
@@ -107,7 +106,7 @@ class Watched(Outputs):
         """See `Outputs`."""
         super().write(shown)
         self.times.append(time.perf_counter())
-        self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+        self.peaks.append(peak_memory())
 
 
 def run(job: Job, args: argparse.Namespace) -> Watched:

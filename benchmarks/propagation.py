@@ -14,7 +14,6 @@ Without --frames a clip is drawn; without --model the network is S with random w
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import alone, width_and_height  # noqa: E402
+from benchmarks.common import alone, peak_memory, width_and_height  # noqa: E402
 from benchmarks.plain_propagation import propagate_plainly, radius_mask  # noqa: E402
 from models import load_model  # noqa: E402
 from models.colornet import ColorNet  # noqa: E402
@@ -129,17 +128,6 @@ def memory_above_features(folder: str, method: str, args: argparse.Namespace) ->
     for i in range(CONTEXT, CONTEXT + 2):
         contender.propagate(frame(i))
     return peak_memory(device) - before - (CONTEXT + 1) * size
-
-
-def peak_memory(device: torch.device) -> float:
-    """MB: of the GPU, or the highest resident size of this process (Linux; nan elsewhere)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:
-        return math.nan
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 @torch.inference_mode()

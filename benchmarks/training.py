@@ -13,7 +13,6 @@ time, which other programs disturb less. Peak memory is that of a process of its
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
 
-from benchmarks.common import alone
+from benchmarks.common import alone, peak_memory
 from benchmarks.plain_losses import plain_total
 from losses import build_objective
 from models import build_model
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print_memory(args)  # first: a process begins with its parent's peak
+    print_memory(args)
     steps = {name: make_step(name, args) for name in METHODS}
     print_speed(steps, args)
     print_profile(steps["ours"], args)
@@ -125,17 +124,15 @@ def print_memory(args: argparse.Namespace) -> None:
     """Peak memory of two steps."""
     print(f"{'peak memory':14}{'MB':>10}")
     for name in METHODS:
-        print(f"{name:14}{alone(peak_memory, name, args):10.0f}")
+        print(f"{name:14}{alone(memory_of_two_steps, name, args):10.0f}")
 
 
-def peak_memory(name: str, args: argparse.Namespace) -> float:
+def memory_of_two_steps(name: str, args: argparse.Namespace) -> float:
     """Megabytes that this process, or its GPU, holds at most in two steps, its libraries included."""
     torch.set_num_threads(args.threads)
     step = make_step(name, args)
     step(), step()
-    if args.device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return torch.cuda.max_memory_allocated() / 1e6
+    return peak_memory(resolve_device(args.device))
 
 
 def print_profile(step: Callable[[], float], args: argparse.Namespace) -> None:

@@ -25,8 +25,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import alone, width_and_height  # noqa: E402
-from benchmarks.propagation import peak_memory, timed  # noqa: E402
+from benchmarks.common import alone, peak_memory, width_and_height  # noqa: E402
+from benchmarks.propagation import timed  # noqa: E402
 from models.propagation import strongest_class  # noqa: E402
 from models.upsampling import EdgeUpsampling, undecided  # noqa: E402
 from tools.synthetic import make_clip  # noqa: E402
@@ -107,7 +107,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if min(*args.size, *args.map) < 8:
+        parser.error("--size and --map must be at least 8 on either side, for example 854x480 and 108x60")
+    return args
 
 
 if __name__ == "__main__":
