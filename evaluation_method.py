@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.evaluation_report import write_report
-from utils.davis_evaluation import (
+from evaluation.davis_evaluation import (
     TASKS,
     Evaluation,
     Protocol,
@@ -29,6 +28,7 @@ from utils.davis_evaluation import (
     folder_ground_truth,
     shorten,
 )
+from evaluation.report import write_report
 from utils.errors import UserError, run_script
 from utils.files import replacing
 

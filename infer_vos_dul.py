@@ -9,7 +9,7 @@ writes masks to ./output/merge_vos/<sequence>/<frame>.png and overlays to ./outp
 
     torchrun --nproc_per_node N infer_vos_dul.py ...
 
-For a video of your own (tools/own_video.py), masks and an overlay video go to ./output/<its name>:
+For a video of your own (inference/own_video.py), masks and an overlay video go to ./output/<its name>:
 
     python infer_vos_dul.py --video clip.mp4 --mask first.png [57=correction.png] [--backward] [--resume MODEL]
 """
@@ -33,21 +33,21 @@ from tqdm import tqdm
 
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from inference.own_video import Outputs, read_job, run_job
+from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator
-from tools.adaptation import Adaptation
-from tools.own_video import Outputs, read_job, run_job
+from training.adaptation import Adaptation
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
+from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.iterators import batches
-from utils.log import start_console
 from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
 from utils.timing import StageClock
-from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 
 logger = logging.getLogger(__name__)
 

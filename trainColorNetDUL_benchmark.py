@@ -28,12 +28,18 @@ from datasets import build_train_dataset, checked, collate, init_worker, prepare
 from datasets.sampler import EpochBatchSampler
 from losses import build_objective
 from losses.objective import Losses, Objective, refuse_non_finite
-from losses.pictures import training_pictures
 from models import build_model
 from models.convolution import save_multiplications
-from tools.validation import Validation
+from training.averages import RunningAverage
+from training.log import MetricLog
+from training.memory import keep_freed_memory
+from training.pictures import training_pictures
+from training.recompute import recompute_in_backward
+from training.schedule import build_optimiser, learning_rate
+from training.snapshots import Snapshots
+from training.state import Progress, TrainingState
+from training.validation import Validation
 from utils import distributed
-from utils.averages import RunningAverage
 from utils.config import (
     DEFAULT_SETTINGS,
     DEFAULT_TRAIN_CONFIG,
@@ -43,17 +49,12 @@ from utils.config import (
     load_train_config,
     resolved,
 )
+from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
-from utils.log import MetricLog, start_console
-from utils.memory import keep_freed_memory
-from utils.recompute import recompute_in_backward
-from utils.schedule import build_optimiser, learning_rate
 from utils.seed import seed_everything
 from utils.signals import StopRequest
-from utils.snapshots import Snapshots
 from utils.timing import Meter
-from utils.training_state import Progress, TrainingState
 
 FAILED_SHARE = 0.01  # of the clips drawn: more than this could not be decoded and the run ends
 FAILED_COUNTED_FROM = 100  # clips drawn before that share means anything

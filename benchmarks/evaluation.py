@@ -28,12 +28,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from utils.davis_evaluation import davis_ground_truth  # noqa: E402
-from utils.errors import run_script  # noqa: E402
-from utils.masks import write_mask  # noqa: E402
+from evaluation.davis_evaluation import davis_ground_truth
+from utils.config import REPOSITORY
+from utils.errors import run_script
+from utils.masks import write_mask
 
 OFFICIAL = """
 import sys, numpy as np
@@ -109,7 +109,7 @@ def contenders(args: argparse.Namespace, davis: Path, results: Path) -> dict[str
     """The commands; the baselines that are not installed are named on the screen."""
     workers = str(args.workers)
     commands = {
-        "ours": [sys.executable, str(ROOT / "evaluation_method.py"), "--davis_path", str(davis),
+        "ours": [sys.executable, str(REPOSITORY / "evaluation_method.py"), "--davis_path", str(davis),
                  "--results_path", str(results), "--workers", workers],
         "plain": [sys.executable, __file__, "--plain", str(davis), str(results)],
     }

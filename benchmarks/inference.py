@@ -5,7 +5,7 @@
 
 The first table has one row a method of propagation, each in processes of its own that take turns, the median of
 --rounds; frames are timed after the context of 20 recent frames is full. The baseline is the same pipeline with the
-plain routine of `plain_propagation.py`. The second form prints the memory of one run as the video goes on. Without
+plain routine of `baselines/propagation.py`. The second form prints the memory of one run as the video goes on. Without
 --model the network is S with random weights. "processor" is the processor time of all threads: where other programs run
 at the same time its ratio means more than the clock's.
 """
@@ -25,23 +25,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from benchmarks.common import alone, peak_memory  # noqa: E402
-from benchmarks.plain_propagation import propagate_plainly  # noqa: E402
-from datasets.filelists import EvaluationFrame, EvaluationSequence  # noqa: E402
-from infer_vos_dul import ENCODER_BATCH, infer_sequence  # noqa: E402
-from models import load_model  # noqa: E402
-from models.colornet import ColorNet  # noqa: E402
-from models.neighbours import Carried, NeighbourPropagation  # noqa: E402
-from models.propagation import VideoPropagator, context_gaps  # noqa: E402
-from utils.config import load_settings  # noqa: E402
-from utils.device import resolve_device  # noqa: E402
-from utils.errors import run_script  # noqa: E402
-from utils.masks import write_mask  # noqa: E402
-from utils.timing import StageClock  # noqa: E402
-from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder  # noqa: E402
+from benchmarks.baselines.propagation import propagate_plainly
+from benchmarks.common import alone, peak_memory
+from datasets.filelists import EvaluationFrame, EvaluationSequence
+from infer_vos_dul import ENCODER_BATCH, infer_sequence
+from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
+from models import load_model
+from models.colornet import ColorNet
+from models.neighbours import Carried, NeighbourPropagation
+from models.propagation import VideoPropagator, context_gaps
+from utils.config import load_settings
+from utils.device import resolve_device
+from utils.errors import run_script
+from utils.masks import write_mask
+from utils.timing import StageClock
 
 STAGES = ("decode", "encode", "propagate", "write")
 DRAWN = 60  # different frames; a longer video goes through them to and fro

@@ -2,10 +2,10 @@
 
     python benchmarks/loader.py [--frames DIR] [--clips 40]
 
-The baseline (plain_loader.py) is DESIGN section 5 word by word: PIL and torchvision one operation at a time, the edge
-map with per-pixel Python loops. Both make the same views with all switches on, T = 5, from JPEG frames: those below
---frames (folders of frames, such as JPEGImages/480p of DAVIS), or 854x480 ones drawn here. Times are of the processor,
-not of the clock, so that other programs disturb them less.
+The baseline (baselines/loader.py) is DESIGN section 5 word by word: PIL and torchvision one operation at a time, the
+edge map with per-pixel Python loops. Both make the same views with all switches on, T = 5, from JPEG frames: those
+below --frames (folders of frames, such as JPEGImages/480p of DAVIS), or 854x480 ones drawn here. Times are of the
+processor, not of the clock, so that other programs disturb them less.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from benchmarks.plain_loader import plain_sample
+from benchmarks.baselines.loader import plain_sample
 from datasets import build_train_dataset
 from datasets.clips import read_frame
 from datasets.filelists import scan_videos

@@ -24,19 +24,19 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.common import alone, peak_memory, width_and_height
+from inference.own_video import Job, Outputs, Shown, read_job, run_job
+from inference.writer import VideoWriter
 from models import load_model
 from models.colornet import ColorNet
 from models.propagation import VideoPropagator, build_propagator
-from tools.own_video import Job, Outputs, Shown, read_job, run_job
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import run_script
 from utils.masks import write_mask
 from utils.timing import StageClock
-from utils.writer import VideoWriter
 
 CONTEXT = 21
 

@@ -2,9 +2,9 @@
 
     python benchmarks/propagation.py [--frames FOLDER] [--model MODEL] [--size 864x480] [--radius 25] [--device cpu]
 
-The baseline, `plain_propagation.py`, multiplies 100 queries at a time with all positions of the reference and 20 recent
-frames, adds the mask of the radius and takes the top 10 of everything. Each round propagates one new frame by every
-method in turn, in one process; the time of ours includes preparing that frame. Medians of --rounds rounds.
+The baseline, `baselines/propagation.py`, multiplies 100 queries at a time with all positions of the reference and 20
+recent frames, adds the mask of the radius and takes the top 10 of everything. Each round propagates one new frame by
+every method in turn, in one process; the time of ours includes preparing that frame. Medians of --rounds rounds.
 Memory is what each method takes above the features of the context and the new frame, in a process of its own.
 "Of the limit" is the time that the products inside the radius alone take, in float32 at the rate measured in this run,
 over the time taken; it can exceed 1, because the search proves most products unnecessary.
@@ -27,19 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from benchmarks.common import alone, peak_memory, width_and_height  # noqa: E402
-from benchmarks.plain_propagation import propagate_plainly, radius_mask  # noqa: E402
-from models import load_model  # noqa: E402
-from models.colornet import ColorNet  # noqa: E402
-from models.neighbours import Memory, NeighbourPropagation  # noqa: E402
-from models.propagation import VideoPropagator, context_gaps  # noqa: E402
-from tools.synthetic import make_clip  # noqa: E402
-from utils.config import load_settings  # noqa: E402
-from utils.device import resolve_device  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
+from benchmarks.baselines.propagation import propagate_plainly, radius_mask
+from benchmarks.common import alone, peak_memory, width_and_height
+from datasets.synthetic import make_clip
+from models import load_model
+from models.colornet import ColorNet
+from models.neighbours import Memory, NeighbourPropagation
+from models.propagation import VideoPropagator, context_gaps
+from utils.config import load_settings
+from utils.device import resolve_device
+from utils.errors import UserError, run_script
 
 CONTEXT = 21  # the reference and 20 recent frames
 METHODS = ("plain", "exact", "fast")

@@ -3,8 +3,8 @@
     python benchmarks/training.py [--threads 1]                                   # fp32 on the CPU
     python benchmarks/training.py --device cuda --clips 8 --precision bf16 [--compile]
 
-The baseline (plain_losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network, every
-pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
+The baseline (baselines/losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network,
+every pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
 forward, backward and AdamW on the same views (S, both heads, T = 5, 256x256), in turn, and the total losses are printed
 beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed by its processor
 time, which other programs disturb less. Peak memory is that of a process of its own.
@@ -22,17 +22,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
+from benchmarks.baselines.losses import plain_total
 from benchmarks.common import alone, peak_memory
-from benchmarks.plain_losses import plain_total
 from losses import build_objective
 from models import build_model
 from trainColorNetDUL_benchmark import parse_arguments, prepare_model
+from training.schedule import build_optimiser
 from utils.config import REPOSITORY, load_settings, load_train_config
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import run_script
-from utils.schedule import build_optimiser
 
 FRAMES, SIDE = 5, 256
 METHODS = ("plain", "ours")

@@ -22,16 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from benchmarks.common import alone, peak_memory, width_and_height  # noqa: E402
-from benchmarks.propagation import timed  # noqa: E402
-from models.propagation import strongest_class  # noqa: E402
-from models.upsampling import EdgeUpsampling, undecided  # noqa: E402
-from tools.synthetic import make_clip  # noqa: E402
-from utils.device import resolve_device  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
+from benchmarks.common import alone, peak_memory, width_and_height
+from benchmarks.propagation import timed
+from datasets.synthetic import make_clip
+from models.propagation import strongest_class
+from models.upsampling import EdgeUpsampling, undecided
+from utils.device import resolve_device
+from utils.errors import UserError, run_script
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bilinear": lambda labels, picture: strongest_class(labels, picture.shape[:2]),

@@ -13,7 +13,7 @@ from datasets import build_adaptation_dataset, checked, collate, prepare, split_
 from datasets.clips import DrawnClips
 from models import load_model
 from tests.helpers import released_state
-from tools.adaptation import CLIP_FRAMES, Adaptation
+from training.adaptation import CLIP_FRAMES, Adaptation
 from utils.config import load_settings, load_train_config, resolved
 from utils.errors import UserError
 

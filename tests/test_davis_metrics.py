@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.davis_metrics import (
+from evaluation.davis_metrics import (
     best_matching,
     boundary_map,
     evaluate_sequence,

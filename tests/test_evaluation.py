@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders, folder_ground_truth
-from utils.davis_metrics import evaluate_sequence, statistics
+from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders, folder_ground_truth
+from evaluation.davis_metrics import evaluate_sequence, statistics
 from utils.errors import UserError
 from utils.masks import write_mask
 

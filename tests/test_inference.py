@@ -20,12 +20,12 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.filelists import EvaluationFrame, EvaluationSequence
+from inference.writer import BackgroundWriter
 from models.neighbours import NeighbourPropagation
 from tests.helpers import released_state
 from utils.config import load_train_config, resolved
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
-from utils.writer import BackgroundWriter
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 

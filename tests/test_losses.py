@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import plain_losses
+from benchmarks.baselines import losses as plain_losses
 from losses import build_objective
 from losses.color import color_loss, rebuild_colors
 from losses.common import mean_of_hardest, smooth_l1

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models.neighbours as neighbours
-from benchmarks.plain_propagation import propagate_plainly
+from benchmarks.baselines.propagation import propagate_plainly
 from models.neighbours import Memory, NeighbourPropagation, Slots
 from tests.helpers import GOLDEN
 from utils.errors import UserError

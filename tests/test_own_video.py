@@ -13,8 +13,8 @@ from PIL import Image
 
 import datasets.own_video as own_video
 from datasets.own_video import open_video
+from inference.writer import VideoWriter
 from utils.errors import UserError
-from utils.writer import VideoWriter
 
 W, H = 64, 48
 

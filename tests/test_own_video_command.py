@@ -19,14 +19,14 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.own_video import open_video
+from inference.own_video import backward_share
+from inference.writer import VideoWriter
 from models import load_model
 from models.propagation import build_propagator
 from tests.helpers import released_state
-from tools.own_video import backward_share
 from utils.config import PRESETS, load_settings, load_train_config, resolved
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
-from utils.writer import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 

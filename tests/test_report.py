@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tools.evaluation_report import _worst_frames, write_report
-from utils.davis_evaluation import Protocol, SequenceResult, evaluate_folders, folder_ground_truth
-from utils.davis_metrics import Scores
+from evaluation.davis_evaluation import Protocol, SequenceResult, evaluate_folders, folder_ground_truth
+from evaluation.davis_metrics import Scores
+from evaluation.report import _worst_frames, write_report
 from utils.masks import write_mask
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.helpers import golden_json
-from utils.schedule import learning_rate
+from training.schedule import learning_rate
 
 
 @pytest.mark.parametrize("kind", ["cos", "step"])

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.synthetic import write_video
 from models.colornet import ColorNet
 from tests.helpers import golden_weights
 from tools import select_checkpoint
-from tools.synthetic import write_video
-from utils.averages import RunningAverage
+from training.averages import RunningAverage
+from training.snapshots import Snapshots
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import load_train_config, resolved
 from utils.errors import UserError
-from utils.snapshots import Snapshots
 
 
 def contents(value, **more):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import study
+from benchmarks.studies import study
 from datasets.filelists import find_list, read_evaluation_list
+from datasets.synthetic import make_clip, write_davis
+from evaluation.davis_metrics import evaluate_sequence
 from models import build_model, load_model
 from models.propagation import build_propagator
-from tools.synthetic import make_clip, write_davis
 from utils.checkpoint import save_checkpoint
 from utils.config import load_settings, load_train_config, resolved
-from utils.davis_metrics import evaluate_sequence
 
 SIZE = 96, 64
 

@@ -14,16 +14,16 @@ from torchvision.models.resnet import BasicBlock
 
 import infer_vos_dul
 import trainColorNetDUL_benchmark as training
+from datasets.synthetic import make_clip, write_jpeg
+from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders
 from losses.color import attend_by_products, attend_fused
 from losses.objective import Losses, refuse_non_finite
 from models.colornet import ColorNet
 from tests.training_helpers import arguments, checkpoint, differing, make_data, records
-from tools.synthetic import make_clip, write_jpeg
+from training.recompute import recompute_in_backward
+from training.schedule import learning_rate
 from utils.config import load_settings, load_train_config
-from utils.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders
 from utils.errors import UserError
-from utils.recompute import recompute_in_backward
-from utils.schedule import learning_rate
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 

@@ -8,9 +8,9 @@ import resource
 import pytest
 import torch
 
-from models.confidence import FOUND_ABOVE, LOST_BELOW, Confidence, LostWatch, confidence_map, confidences
+from inference.confidence import FOUND_ABOVE, LOST_BELOW, Confidence, LostWatch, confidence_map, confidences
+from inference.two_way import PredictionSpool, blend
 from models.propagation import Prediction
-from models.two_way import PredictionSpool, blend
 
 
 def prediction(ids: tuple[int, ...], labels: list, similarity: float = 0.5) -> Prediction:

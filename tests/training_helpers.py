@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tools.synthetic import make_clip, write_davis, write_video
+from datasets.synthetic import make_clip, write_davis, write_video
 from utils.config import REPOSITORY
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -1,1 +1,1 @@
-"""Secondary commands; they stand where the scripts stand and may import everything."""
+"""Secondary commands; nothing here is imported by anything else."""

@@ -18,13 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 import cv2
 import numpy as np
 
+from datasets.synthetic import Clip, make_clip, write_davis, write_jpeg, write_video
 from models import build_model
-from tools.synthetic import Clip, make_clip, write_davis, write_jpeg, write_video
 from utils.checkpoint import save_checkpoint
 from utils.config import FEATURE_KEYS, REPOSITORY, SHIPPED_MODEL, load_settings, load_train_config, resolved
 from utils.errors import UserError, run_script

@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from utils.davis_evaluation import Mistakes, shorten
+from evaluation.davis_evaluation import Mistakes, shorten
 from utils.errors import UserError, run_script
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask

@@ -20,13 +20,13 @@ import cv2
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, when started as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from datasets.filelists import scan_videos
 from datasets.index import index_videos, keep_index, log_index
 from utils.config import load_train_config
+from utils.console import start_console
 from utils.errors import UserError, run_script
-from utils.log import start_console
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 

@@ -1,1 +1,1 @@
-"""What every part needs and that needs none of them: configuration, files, metrics, logs."""
+"""What every part needs and that needs none of them: configuration, files, pictures, devices."""

@@ -1,7 +1,7 @@
 """What raises J&F without training: each option against the published protocol, on two halves of a labelled list.
 
-    python benchmarks/study.py --model NAME=FILE [NAME=FILE ...] --list filelists/davis16 --root ROOT [--size 864x480]
-        [--options OPTION ...] [--every 1] [--score-every 1] [--results study.jsonl] [--labels FOLDER]
+    python benchmarks/studies/study.py --model NAME=FILE [NAME=FILE ...] --list filelists/davis16 --root ROOT
+        [--size 864x480] [--options OPTION ...] [--every 1] [--score-every 1] [--results study.jsonl] [--labels FOLDER]
 
 The sequences are parted by turns into two halves, so that what was chosen on one can be confirmed on the other. An
 option is a name of `OPTIONS`, or several with + between them. The table gives, for each model and option, J&F on each
@@ -29,21 +29,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, when started as a file
 
-from benchmarks.common import width_and_height  # noqa: E402
-from datasets.evaluation_video import VideoFrame, read_video  # noqa: E402
-from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list  # noqa: E402
-from models import load_model  # noqa: E402
-from models.colornet import ColorNet  # noqa: E402
-from models.neighbours import NeighbourPropagation  # noqa: E402
-from models.propagation import LabelPropagator, context_gaps, resize, strongest_class, weighed  # noqa: E402
-from models.upsampling import EdgeUpsampling  # noqa: E402
-from utils.davis_metrics import evaluate_sequence, statistics  # noqa: E402
-from utils.errors import UserError, run_script  # noqa: E402
-from utils.files import replacing  # noqa: E402
-from utils.images import normalise  # noqa: E402
+from benchmarks.common import width_and_height
+from datasets.evaluation_video import VideoFrame, read_video
+from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from evaluation.davis_metrics import evaluate_sequence, statistics
+from models import load_model
+from models.colornet import ColorNet
+from models.neighbours import NeighbourPropagation
+from models.propagation import LabelPropagator, context_gaps, resize, strongest_class, weighed
+from models.upsampling import EdgeUpsampling
+from utils.errors import UserError, run_script
+from utils.files import replacing
+from utils.images import normalise
 
 Guide = Callable[[ColorNet, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
 Maps = tuple[Tensor, Tensor]  # the branches `color` and `cls` of one frame, unit [C,h,w] each

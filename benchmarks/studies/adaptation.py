@@ -1,6 +1,6 @@
 """Does training on the video itself pay? J&F of labelled sequences before and after some steps on their own frames.
 
-    python benchmarks/adaptation.py --model MODEL [--scratch] --list filelists/davis16 --root ROOT
+    python benchmarks/studies/adaptation.py --model MODEL [--scratch] --list filelists/davis16 --root ROOT
         [--sequences NAME ...] [--steps 20] [--lr 1e-4] [--size 432x240]
 
 Each sequence starts anew from MODEL, or with --scratch from its untrained network, as `infer_vos_dul.py --adapt` does.
@@ -13,18 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, when started as a file
 
-from benchmarks.common import width_and_height  # noqa: E402
-from benchmarks.study import score_options  # noqa: E402
-from datasets.evaluation_video import read_video  # noqa: E402
-from datasets.filelists import find_list, read_evaluation_list  # noqa: E402
-from models import build_model, load_model, model_train_config  # noqa: E402
-from tools.adaptation import Adaptation  # noqa: E402
-from utils.config import load_settings  # noqa: E402
-from utils.errors import run_script  # noqa: E402
-from utils.seed import seed_everything  # noqa: E402
+from benchmarks.common import width_and_height
+from benchmarks.studies.study import score_options
+from datasets.evaluation_video import read_video
+from datasets.filelists import find_list, read_evaluation_list
+from models import build_model, load_model, model_train_config
+from training.adaptation import Adaptation
+from utils.config import load_settings
+from utils.errors import run_script
+from utils.seed import seed_everything
 
 
 def main() -> None:

@@ -18,16 +18,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets.mask_files import ColourIds, read_mask_files
 from datasets.own_video import OwnVideo, open_video
-from models.confidence import Confidence, LostWatch, confidence_map, confidences
+from inference.confidence import Confidence, LostWatch, confidence_map, confidences
+from inference.two_way import PredictionSpool, blend
+from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder, VideoWriter, write_jpeg
 from models.propagation import Prediction, VideoPropagator
-from models.two_way import PredictionSpool, blend
 from utils.errors import UserError
 from utils.files import replacing
 from utils.iterators import ahead, batches
 from utils.overlay import contact_sheet, heat_map, overlay
 from utils.signals import StopRequest
 from utils.timing import StageClock
-from utils.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder, VideoWriter, write_jpeg
 
 SHEET_FRAMES = 12  # in the contact sheet
 

@@ -17,8 +17,8 @@ from losses.objective import refuse_non_finite
 from models import model_train_config
 from models.colornet import ColorNet
 from models.convolution import save_multiplications
+from training.schedule import build_optimiser
 from utils.config import Settings
-from utils.schedule import build_optimiser
 
 CLIP_FRAMES = 4  # of the one clip of a step
 

@@ -15,11 +15,6 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def start_console(level: int = logging.INFO) -> None:
-    """Messages of this program to standard error, one a line."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", force=True)
-
-
 class MetricLog:
     """Writes `folder/metrics.jsonl` and TensorBoard events; nothing exists before the first record.
 

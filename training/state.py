@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import nn
 
+from training.averages import RunningAverage
 from utils import distributed
-from utils.averages import RunningAverage
 from utils.errors import UserError
 
 CHANGEABLE = ("train_config.exp", "data.source", "settings.DATASET.ROOT", "settings.TRAIN.NUM_WORKERS",

@@ -8,10 +8,10 @@ import numpy as np
 
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from evaluation.davis_metrics import object_births, score_tracks, statistics
 from models.colornet import ColorNet
 from models.propagation import build_propagator
 from utils.config import TestSettings
-from utils.davis_metrics import object_births, score_tracks, statistics
 from utils.distributed import gather_objects, rank, world_size
 from utils.errors import UserError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.davis_evaluation import Evaluation, GroundTruth, SequenceResult
+from evaluation.davis_evaluation import Evaluation, GroundTruth, SequenceResult
 from utils.errors import UserError
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, read_mask

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.davis_metrics import VOID, Scores, Statistics, object_births, score_proposals, score_tracks, statistics
+from evaluation.davis_metrics import VOID, Scores, Statistics, object_births, score_proposals, score_tracks, statistics
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
 

@@ -1,0 +1,1 @@
+"""Plain implementations of what is measured: the method without any of its optimisations."""

@@ -1,0 +1,1 @@
+"""Questions about accuracy, answered on labelled videos."""

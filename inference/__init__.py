@@ -1,0 +1,1 @@
+"""From a video and its first masks to results on disk."""

@@ -1,0 +1,1 @@
+"""What training needs around the method: the run's state and checkpoints, schedule, logs, validation, adaptation."""
