@@ -11,7 +11,7 @@ import numpy as np
 from datasets.clips import DrawnClips, StillClips, VideoClips, frame_gaps, reduction_for
 from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
 from datasets.index import index_videos, keep_index, log_index
-from datasets.training import TrainingClips, checked, collate, init_worker, prepare, split_clips
+from datasets.training import MixedClips, TrainingClips, checked, collate, init_worker, prepare, split_clips
 from datasets.views import ColourViews, DenseViews, ViewGeometry
 from utils.errors import UserError
 
@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 TRAINING_LIST = "filelists/train_ytvos"
 
 
-def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> TrainingClips:
-    """Build the data that a configuration names: videos, or with `coco` stills; `UserError` where there is none.
+def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> TrainingClips | MixedClips:
+    """Build the data that a configuration names: videos, with `coco` stills, or both by STILLS_SHARE.
+
+    `UserError` where there is none.
 
     A sample `dataset[(epoch, index)]` holds, with T = video_len, S = CROP_SIZE and only what a switch asks for:
         color: `view_a`, `view_b` uint8 [T,3,S,S] RGB; `grid` [T,S/8,S/8,2] from A's features to B's;
@@ -33,12 +35,19 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
         clip: its name. failed: files that could not be decoded before this clip was taken.
     """
     options, length = settings.DATASET, train_config.video_len
-    if coco:
-        source = StillClips(list_stills(options.ROOT), length)
-        summary = {"source": str(Path(options.ROOT, "COCO/train2017")), "stills": len(source)}
-    else:
+    if coco and options.STILLS_SHARE:
+        raise UserError("--coco trains on stills alone and DATASET.STILLS_SHARE on clips and stills; both are given, "
+                        f"STILLS_SHARE is {options.STILLS_SHARE}; leave one out")
+    parts = []
+    if not coco:
         source, summary = _build_video_clips(options, length)
-    return TrainingClips(source, build_recipes(options, train_config, turned=coco), seed=seed, summary=summary)
+        parts.append(TrainingClips(source, build_recipes(options, train_config, turned=False), seed=seed,
+                                   summary=summary))
+    if coco or options.STILLS_SHARE:
+        source = StillClips(list_stills(options.ROOT, options.STILLS), length)
+        parts.append(TrainingClips(source, build_recipes(options, train_config, turned=True), seed=seed, summary={
+            "source": str(Path(options.ROOT, options.STILLS)), "stills": len(source)}))
+    return parts[0] if len(parts) == 1 else MixedClips(*parts, share=options.STILLS_SHARE, seed=seed)
 
 
 def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings, train_config, *, clips: int,
@@ -68,7 +77,7 @@ def _build_video_clips(options, length: int) -> tuple[VideoClips, dict[str, str 
     """Find the videos, log what there is, keep those of at least `length` frames; and the summary of it."""
     path, root = locate_list(TRAINING_LIST, options.ROOT), options.ROOT
     logger.info("training list: %s", path or f"no {TRAINING_LIST}.txt, every folder of frames under {root} is a video")
-    videos = read_training_list(path, root) if path else scan_videos(root)
+    videos = read_training_list(path, root) if path else scan_videos(root, options.STILLS)
     if not videos:
         raise UserError(f"the data root {root} holds no frames; put YouTube-VOS into {root}/JPEGImages, any folders of "
                         "frames into the root, or decode video files with tools/prepare_data.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,35 +95,45 @@ def read_evaluation_list(path: str | Path, root: str | Path) -> list[EvaluationS
     return [EvaluationSequence(name, frames) for name, frames in sequences.items()]
 
 
-def scan_videos(root: str | Path) -> list[Video]:
+def scan_videos(root: str | Path, stills: str | None = None) -> list[Video]:
     """Find every folder of frames under ROOT/JPEGImages, or under ROOT where that does not exist, in any depth.
 
-    Folders named Annotations, COCO or davis2017 and hidden ones are passed over; frames are in natural order.
+    Folders named Annotations, COCO or davis2017, hidden ones and, where it is given, the one of `stills` are passed
+    over; frames are in natural order.
     """
     root = _absolute(root)
     top = root / "JPEGImages" if (root / "JPEGImages").is_dir() else root
-    videos, visited = [], set()
+    without = {os.path.realpath(root / stills)} if stills else set()
+    return [Video(os.path.relpath(folder, root), frames)
+            for folder, frames in _folders_of_frames(top, without, NOT_TRAINING_FRAMES)]
+
+
+def list_stills(root: str | Path, folder: str) -> list[Video]:
+    """Each picture of `folder`, below the root or absolute, in any depth, as a video of one frame.
+
+    `UserError` where there is none.
+    """
+    root = _absolute(root)
+    stills = [Video(os.path.relpath(frame, root), [frame])
+              for _, frames in _folders_of_frames(root / folder, set(), set()) for frame in frames]
+    if not stills:
+        raise UserError(f"training from stills needs pictures in {root / folder}, and there are none; put photographs "
+                        "(MS COCO train2017) there or set DATASET.ROOT or DATASET.STILLS")
+    return stills
+
+
+def _folders_of_frames(top: Path, visited: set[str], passed_over: Container[str]) -> Iterator[tuple[str, list[Path]]]:
+    """Each folder with frames at or below `top`, but for the real paths `visited`, hidden folders and those names."""
     for folder, below, files in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link back up would never end, and a folder linked twice is still one video
             below.clear()
             continue
         visited.add(real)
-        below[:] = sorted((name for name in below if name not in NOT_TRAINING_FRAMES and name[0] != "."), key=natural)
+        below[:] = sorted((name for name in below if name not in passed_over and name[0] != "."), key=natural)
         frames = sorted((name for name in files if is_frame(name)), key=natural)
         if frames:
-            videos.append(Video(os.path.relpath(folder, root), [Path(folder, name) for name in frames]))
-    return videos
-
-
-def list_stills(root: str | Path) -> list[Video]:
-    """Each picture of ROOT/COCO/train2017 as a video of one frame; `UserError` where there is none."""
-    folder = _absolute(root) / "COCO" / "train2017"
-    names = sorted(filter(is_frame, os.listdir(folder))) if folder.is_dir() else []
-    if not names:
-        raise UserError(f"training from stills needs pictures in {folder}, and there are none; put MS COCO train2017 "
-                        "there or set DATASET.ROOT")
-    return [Video(f"COCO/train2017/{name}", [folder / name]) for name in names]
+            yield folder, [Path(folder, name) for name in frames]
 
 
 def is_frame(name: str) -> bool:

@@ -63,6 +63,31 @@ class TrainingClips(Dataset):
         yield from (int(other) for other in others if other != index)
 
 
+class MixedClips(Dataset):
+    """Clips of videos and of stills in one epoch: every video once, and stills so that they are `share` of the clips.
+
+    The stills are gone through in passes, each in an order of its own, however many epochs a pass takes: all are seen
+    equally often. An index from 0 is a video, one from the number of videos on a place for a still.
+    """
+
+    def __init__(self, videos: TrainingClips, stills: TrainingClips, *, share: float, seed: int):
+        self.videos, self.stills, self.seed = videos, stills, seed
+        self.places = max(1, round(len(videos) * share / (1 - share)))
+        self.summary = videos.summary | {"stills": stills.summary["stills"], "stills_an_epoch": self.places}
+
+    def __len__(self) -> int:
+        return len(self.videos) + self.places
+
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = position
+        place = index - len(self.videos)
+        if place < 0:
+            return self.videos[position]
+        passes, place = divmod((epoch - 1) * self.places + place, len(self.stills))
+        order = np.random.default_rng((self.seed, passes)).permutation(len(self.stills))
+        return self.stills[(passes, int(order[place]))]
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack the views of samples to [B,...] and keep `clip` and `failed` as lists; an error takes the batch's place."""
     errors = [sample for sample in samples if "error" in sample]

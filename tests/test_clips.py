@@ -257,6 +257,51 @@ def test_stills(root):
     assert dataset[(1, 0)]["color"]["view_a"].shape == (3, 3, 32, 32)
 
 
+def mixed(root, share, **options):
+    write_video(root / "photos", 5)
+    return build(root, "DATASET.STILLS", "photos", "DATASET.STILLS_SHARE", str(share), **options)
+
+
+def test_stills_are_drawn_by_their_share(root):
+    dataset = mixed(root, 0.4)
+    assert dataset.summary == {"source": str(root), "videos": 3, "frames": 21, "too_short": 1, "stills": 5,
+                               "stills_an_epoch": 2} and len(dataset) == 5
+    names = [[dataset[(epoch, index)]["clip"] for index in range(5)] for epoch in range(1, 6)]
+    assert all(epoch[:3] == ["JPEGImages/v0", "JPEGImages/v1", "JPEGImages/v2"] for epoch in names)
+    drawn = [name for epoch in names for name in epoch[3:]]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [f"photos/{t:05d}.jpg" for t in range(5)]
+    assert drawn[:5] != drawn[5:], "each pass over the stills has an order of its own"
+    assert dataset.stills.recipes["color"].turned and not dataset.videos.recipes["color"].turned
+    assert len(mixed(root, 0.01)) == 4, "at least one"
+
+
+def test_more_places_than_stills_never_repeat_a_sample(root):
+    dataset = mixed(root, 0.8)  # 12 places for 5 stills
+    views = {dataset[(1, index)]["color"]["view_a"].numpy().tobytes() for index in range(3, 15)}
+    assert len(dataset) == 15 and len(views) == 12
+
+
+def test_a_mixed_sample_is_made_from_seed_epoch_and_index_alone(root):
+    order = [(epoch, index) for epoch in (1, 2) for index in range(5)]
+    first, again = mixed(root, 0.4), mixed(root, 0.4)
+    samples = {position: first[position] for position in order}
+    assert all(equal(samples[position], again[position]) for position in reversed(order))
+    assert not equal(samples[(1, 3)], mixed(root, 0.4, seed=4)[(1, 3)])
+    sampler = EpochBatchSampler(len(first), batch_size=5, seed=3)
+    sampler.set_position(1)
+    batch, = DataLoader(first, batch_sampler=sampler, num_workers=2, collate_fn=collate, worker_init_fn=init_worker)
+    positions, = sampler
+    assert batch["clip"] == [samples[position]["clip"] for position in positions]
+    assert torch.equal(batch["color"]["view_b"], torch.stack([samples[p]["color"]["view_b"] for p in positions]))
+
+
+def test_a_share_of_stills_alone_is_refused(root):
+    with pytest.raises(UserError, match=r"--coco .*STILLS_SHARE is 0\.4"):
+        mixed(root, 0.4, coco=True)
+    with pytest.raises(UserError, match=r"nowhere.*DATASET\.STILLS"):
+        build(root, "DATASET.STILLS", "nowhere", "DATASET.STILLS_SHARE", "0.4")
+
+
 @pytest.mark.parametrize("overrides, train_keys, words", [
     ((), {"video_len": 9}, ["video_len = 9", "4 videos"]),
     (("DATASET.ROOT", "/nowhere"), {}, ["/nowhere"]),

@@ -110,10 +110,10 @@ def every_setting():
             for key in fields(getattr(load_settings(), section.name))]
 
 
-OTHER_VALUES = {"DATASET.ROOT": "elsewhere", "TEST.KEY": "color", "DATASET.CROP_SIZE": "[64, 64]",
-                "MODEL.BETAS": "[0.1, 0.2]", "DATASET.SMALLEST_RANGE": "[10, 20]", "TB.IM_SIZE": "[8, 8]",
-                "DATASET.RND_ZOOM_RANGE": "[0.1, 0.2]", "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5",
-                "TEST.UPSAMPLE": "edge"}
+OTHER_VALUES = {"DATASET.ROOT": "elsewhere", "DATASET.STILLS": "photos", "DATASET.STILLS_SHARE": "0.5",
+                "TEST.KEY": "color", "DATASET.CROP_SIZE": "[64, 64]", "MODEL.BETAS": "[0.1, 0.2]",
+                "DATASET.SMALLEST_RANGE": "[10, 20]", "TB.IM_SIZE": "[8, 8]", "DATASET.RND_ZOOM_RANGE": "[0.1, 0.2]",
+                "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5", "TEST.UPSAMPLE": "edge"}
 
 
 @pytest.mark.parametrize("key", every_setting())

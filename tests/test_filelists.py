@@ -78,9 +78,18 @@ def test_scan_follows_a_linked_jpegimages(tmp_path):
 
 def test_stills(tmp_path):
     with pytest.raises(UserError, match="COCO/train2017"):
-        list_stills(tmp_path)
+        list_stills(tmp_path, "COCO/train2017")
     touch(tmp_path, "COCO/train2017/2.jpg", "COCO/train2017/1.jpg", "COCO/train2017/readme.txt")
-    assert [video.name for video in list_stills(tmp_path)] == ["COCO/train2017/1.jpg", "COCO/train2017/2.jpg"]
+    assert [video.name for video in list_stills(tmp_path, "COCO/train2017")] == [
+        "COCO/train2017/1.jpg", "COCO/train2017/2.jpg"]
+
+
+def test_stills_lie_in_any_folder_and_depth_and_are_no_video(tmp_path):
+    touch(tmp_path, "photos/cats/2.jpg", "photos/cats/10.jpg", "photos/1.jpg", "photos/.hidden/1.jpg", "v/0.jpg")
+    names = ["photos/1.jpg", "photos/cats/2.jpg", "photos/cats/10.jpg"]
+    for folder in ("photos", str(tmp_path / "photos")):
+        assert [still.name for still in list_stills(tmp_path, folder)] == names
+        assert [video.name for video in scan_videos(tmp_path, folder)] == ["v"]
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from utils.errors import UserError
 @pytest.fixture
 def trained(tmp_path):
     """What the training command leaves, with its optimiser's state."""
-    settings = resolved(load_settings(overrides=["DATASET.ROOT", "/home/somebody/data"]))
+    settings = resolved(load_settings(overrides=["DATASET.ROOT", "/home/somebody/data",
+                                                 "DATASET.STILLS", "/home/somebody/stills"]))
     provenance = {"data": {"source": "/home/somebody/data", "videos": 48}, "seed": 777, "epoch": 3}
     save_checkpoint(tmp_path / "final.pth", {
         "model": released_state("S_color_dul"), "train_config": resolved(load_train_config()) | {"model_size": "S"},

@@ -55,7 +55,7 @@ def published(contents: dict[str, Any], source: str, scores: list[dict[str, Any]
     return {"model": {name: tensor.half() if tensor.is_floating_point() else tensor
                       for name, tensor in contents["model"].items()},
             "train_config": contents["train_config"],
-            "settings": {**settings, "DATASET": {**settings["DATASET"], "ROOT": source}},
+            "settings": {**settings, "DATASET": {**settings["DATASET"], "ROOT": source, "STILLS": source}},
             "provenance": {**contents["provenance"], "data": {**contents["provenance"]["data"], "source": source}},
             "scores": scores}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +16,9 @@ from training.averages import RunningAverage
 from utils import distributed
 from utils.errors import UserError
 
-CHANGEABLE = ("train_config.exp", "data.source", "settings.DATASET.ROOT", "settings.TRAIN.NUM_WORKERS",
-              "settings.TRAIN.SAVE_EVERY_STEPS", "settings.TRAIN.VALIDATE_EVERY", "settings.TRAIN.KEEP_BEST",
-              "settings.TEST.", "settings.LOG.", "settings.TB.")
-# ... beginnings of the keys that a resumed run may change: its weights do not depend on them
+CHANGEABLE = re.compile(r"train_config\.exp|data\.source|settings\.((TEST|LOG|TB)\..*|DATASET\.(ROOT|STILLS)"
+                        r"|TRAIN\.(NUM_WORKERS|SAVE_EVERY_STEPS|VALIDATE_EVERY|KEEP_BEST))")
+# ... the keys that a resumed run may change: its weights do not depend on them
 
 
 @dataclass
@@ -71,7 +71,7 @@ class TrainingState:
     def restore(self, contents: dict[str, Any]) -> None:
         """Take up resumable contents; `UserError` where what made them differs from what this run is."""
         made = {key: (contents | contents["provenance"]).get(key) for key in self.origin}
-        changed = [key for key in _differences(made, self.origin) if not key.startswith(CHANGEABLE)]
+        changed = [key for key in _differences(made, self.origin) if not CHANGEABLE.fullmatch(key)]
         if changed:
             raise UserError("--resume goes on with what the run began with; changed: "
                             f"{', '.join(key.removeprefix('settings.') for key in sorted(changed))}; restore the old "

@@ -82,6 +82,8 @@ class DatasetSettings:
     """Where the data is and the geometry of its views (DESIGN section 5)."""
 
     ROOT: str = _key("a folder")
+    STILLS: str = _key("a folder, relative to ROOT or absolute")
+    STILLS_SHARE: float = _key("a number from 0 (none) to below 1", lambda value: 0 <= value < 1)
     CROP_SIZE: tuple[int, int] = _key("[width, height], equal, positive multiples of 8",
                                       lambda value: value[0] == value[1] > 0 and value[0] % 8 == 0)
     SMALLEST_RANGE: tuple[int, int] = _range_within(1, 100_000)
