@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
 
+from inference.sound import SoundTrack
 from utils.errors import UserError
 from utils.files import replacing
 from utils.masks import read_mask, write_mask
@@ -104,35 +105,60 @@ def write_jpeg(path: Path, picture: np.ndarray, quality: int = 95) -> None:
         temporary.write_bytes(data.tobytes())
 
 
+class Encoding(NamedTuple):
+    """How a video's pictures and sound are written."""
+
+    container: str
+    codec: str
+    pixels: str  # format of the encoded pictures
+    sound: str
+    options: dict[str, str]
+
+
+H264 = Encoding("mp4", "libx264", "yuv420p", "aac", {"crf": "18", "preset": "veryfast"})
+VP9_ALPHA = Encoding("webm", "libvpx-vp9", "yuva420p", "libopus", {"crf": "20", "b": "0", "cpu-used": "4"})
+PRORES_4444 = Encoding("mov", "prores_ks", "yuva444p10le", "pcm_s16le", {"profile": "4444"})
+
+
 class VideoWriter:
-    """An H.264 video that every player takes, its frames shown at given times.
+    """A video whose frames are shown at given times; by default H.264, which every player takes.
 
     Args:
-        path: an .mp4 file; whole after `close`, however few frames were written.
+        path: whole after `close`, however few frames were written.
         size: (width, height) [pixels]; odd ones are kept, in a format that fewer players take.
         rate: frames a second, or their mean, as the file states it.
+        encoding: of the file.
+        sound: a video whose sound goes along; None: none.
     """
 
     TICK = Fraction(1, 90_000)  # seconds: the unit of time that fits all common rates
 
-    def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction):
-        self._container = av.open(str(path), "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=rate.limit_denominator(10_000),
-                                                  options={"crf": "18", "preset": "veryfast"})
+    def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction, *, encoding: Encoding = H264,
+                 sound: Path | None = None):
+        self._container = av.open(str(path), "w", format=encoding.container)
+        self._stream = self._container.add_stream(encoding.codec, rate=rate.limit_denominator(10_000),
+                                                  options=encoding.options)
         self._stream.width, self._stream.height = size
         # Half the colour resolution needs even sides.
-        self._stream.pix_fmt = "yuv444p" if any(side % 2 for side in size) else "yuv420p"
+        self._stream.pix_fmt = encoding.pixels.replace("420", "444") if any(side % 2 for side in size) else \
+            encoding.pixels
         self._stream.codec_context.time_base = self.TICK
+        self._sound = None if sound is None else SoundTrack(self._container, sound, encoding.sound)
 
     def write(self, picture: np.ndarray, time: Fraction) -> None:
-        """Add a picture, uint8 RGB [H,W,3], shown from `time` [seconds] on."""
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        """Add a picture, uint8 RGB [H,W,3], or RGBA [H,W,4] where there is transparency, shown from `time` [s] on."""
+        frame = av.VideoFrame.from_ndarray(picture, format="rgba" if picture.shape[2] == 4 else "rgb24")
         frame.pts, frame.time_base = round(time / self.TICK), self.TICK
         self._container.mux(self._stream.encode(frame))
+        if self._sound:
+            self._sound.write_until(time)
 
     def close(self) -> None:
         """Finish the file."""
         self._container.mux(self._stream.encode())
+        if self._sound:
+            self._sound.write_until(None)
+            self._sound.close()
         self._container.close()
 
 

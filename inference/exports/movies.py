@@ -1,0 +1,72 @@
+"""Results for editing: objects cut out with transparency, and backgrounds replaced; the sound is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from inference.exports.results import ResultSequence
+from inference.writer import H264, PRORES_4444, VP9_ALPHA, Encoding, VideoWriter
+from utils.errors import UserError
+from utils.files import replacing
+
+WITH_ALPHA = {".webm": VP9_ALPHA, ".mov": PRORES_4444}
+BLUR_SHARE = 1 / 40  # of the picture's height: standard deviation of a blurred background
+
+Fill = Callable[[np.ndarray], np.ndarray]  # a frame, uint8 RGB [H,W,3], to its background
+
+
+def write_cutout(sequences: Sequence[ResultSequence], out: Path, *, objects: Sequence[int], feather: float) -> None:
+    """The objects before nothing: a video with alpha, or PNGs where `out` is a folder."""
+    (sequence,) = sequences
+    cut = (np.dstack([picture, alpha]) for picture, alpha in _alphas(sequence, objects, feather))
+    if not out.is_dir():
+        _write_movie(sequence, out, WITH_ALPHA[out.suffix.lower()], cut)
+        return
+    for frame, picture in zip(sequence.frames, cut):
+        with replacing(out / f"{frame}.png") as temporary:
+            temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1].tobytes())
+
+
+def write_background(sequences: Sequence[ResultSequence], out: Path, *, objects: Sequence[int], feather: float,
+                     fill: Fill) -> None:
+    """The objects before another background, as H.264."""
+    (sequence,) = sequences
+
+    def composed() -> Iterator[np.ndarray]:
+        for picture, alpha in _alphas(sequence, objects, feather):
+            share = alpha[..., None].astype(np.float32) / 255
+            yield (picture * share + fill(picture) * (1 - share)).round().astype(np.uint8)
+
+    _write_movie(sequence, out, H264, composed())
+
+
+def read_fill(words: str) -> Fill:
+    """`blur` or `#rrggbb` to what makes a frame's background; `UserError` for anything else."""
+    if words == "blur":
+        return lambda picture: cv2.GaussianBlur(picture, (0, 0), len(picture) * BLUR_SHARE)
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", words):
+        raise UserError(f"--fill is blur or a colour as #rrggbb; it is {words}")
+    colour = np.array([int(words[i:i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    return lambda picture: np.broadcast_to(colour, picture.shape)
+
+
+def _alphas(sequence: ResultSequence, objects: Sequence[int],
+            feather: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame, uint8 RGB [H,W,3], with what is seen of it, uint8 [H,W]; `feather`: standard deviation [pixels]."""
+    for picture, mask in zip(sequence.pictures(), sequence.masks()):
+        alpha = np.isin(mask, objects).astype(np.uint8) * 255
+        yield picture, cv2.GaussianBlur(alpha, (0, 0), feather) if feather else alpha
+
+
+def _write_movie(sequence: ResultSequence, out: Path, encoding: Encoding, pictures: Iterator[np.ndarray]) -> None:
+    with replacing(out) as temporary:
+        writer = VideoWriter(temporary, (sequence.width, sequence.height), sequence.video.rate, encoding=encoding,
+                             sound=sequence.video.path)
+        for number, picture in zip(sequence.numbers, pictures):
+            writer.write(picture, sequence.video.time(number) - sequence.video.time(sequence.numbers[0]))
+        writer.close()

@@ -1,0 +1,152 @@
+"""The results of a run as the exports read them: masks, names, times, frames and confidence of each sequence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.filelists import natural
+from datasets.own_video import OwnVideo, open_video
+from utils.errors import UserError
+from utils.masks import object_ids, read_mask
+
+
+class Confidence(NamedTuple):
+    """How sure the propagation was of an object in a frame."""
+
+    value: float  # [0,1]: similarity of its neighbours times its margin
+    lost: bool
+
+
+class ResultSequence:
+    """One sequence of results, read and checked once; masks and frames are read again as they are asked for.
+
+    Args:
+        name: of the sequence.
+        files: its masks in natural order, `<frame>.png`.
+        video: where the frames come from; None where it is not known.
+        confidence: by (frame name, object id); empty where the run wrote none.
+
+    Raises:
+        UserError: a mask cannot be read or has another size, or a name is not one of the video's frames.
+    """
+
+    def __init__(self, name: str, files: list[Path], video: OwnVideo | None,
+                 confidence: dict[tuple[str, int], Confidence]):
+        self.name, self.video, self.confidence, self._files = name, video, confidence, files
+        self.frames = [file.stem for file in files]
+        self.ids: list[int] = []
+        sizes = {}
+        for file in files:
+            mask = read_mask(file)
+            sizes.setdefault(mask.shape[::-1], file)
+            self.ids = sorted({*self.ids, *object_ids(mask)})
+        if len(sizes) > 1:
+            (first, one), (second, other), *_ = sizes.items()
+            raise UserError(f"the masks of a sequence have one size; {one} is {first[0]}x{first[1]} and {other} "
+                            f"{second[0]}x{second[1]}; export results of one run")
+        self.width, self.height = next(iter(sizes))
+        # The frame's number in the video: masks may be those of a part of it.
+        self.numbers = list(range(len(files))) if video is None else self._numbers_in(video)
+
+    def _numbers_in(self, video: OwnVideo) -> list[int]:
+        known = {name: number for number, name in enumerate(video.names)}
+        stray = [frame for frame in self.frames if frame not in known]
+        if stray:
+            raise UserError(f"masks are named after the frames of their video, and {video.path} has no frame "
+                            f"{stray[0]}; name the right one with --video")
+        if video.size != (self.width, self.height):
+            raise UserError(f"masks have the size of their video, {self.width}x{self.height}, and {video.path} has "
+                            f"{video.size[0]}x{video.size[1]}; name the right one with --video")
+        return [known[frame] for frame in self.frames]
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """The index masks in order, uint8 [H,W] each."""
+        return map(read_mask, self._files)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """The video's frames that have masks, uint8 RGB [H,W,3] each; only with a `video`."""
+        wanted = set(self.numbers)
+        for number, frame in enumerate(self.video.frames(0, self.numbers[-1] + 1)):
+            if number in wanted:
+                yield frame
+
+    def time(self, index: int) -> float | None:
+        """When frame `index` is shown [seconds]; None where the video is not known."""
+        return None if self.video is None else float(self.video.time(self.numbers[index]))
+
+
+def read_results(folder: Path, video: str | None, sequences: list[str] | None) -> list[ResultSequence]:
+    """The sequences of a run's folder, of its `<key>_vos`, or of a folder of masks.
+
+    Args:
+        folder: what `infer_vos_dul.py` wrote.
+        video: the frames' file or folder, for a single sequence; by default what `run.json` names, where it exists.
+        sequences: names of those to take; None: all.
+
+    Raises:
+        UserError: no masks, several features' masks, or names that are not there.
+    """
+    masks = _mask_folder(folder)
+    found = {path.name: path for path in sorted(masks.iterdir(), key=lambda path: natural(path.name))
+             if path.is_dir() and path.name[0] != "." and _mask_files(path)}
+    found = found or ({masks.name: masks} if _mask_files(masks) else {})
+    if not found:
+        raise UserError(f"results are masks, <frame>.png, in a folder for each sequence; {folder} has none; give the "
+                        "folder that infer_vos_dul.py wrote")
+    stray = [name for name in sequences or () if name not in found]
+    if stray:
+        raise UserError(f"--sequence names sequences of {masks}, and {', '.join(stray)} is none of "
+                        f"{', '.join(found)}")
+    taken = {name: path for name, path in found.items() if sequences is None or name in sequences}
+    if video is not None and len(taken) > 1:
+        raise UserError(f"--video is the video of one sequence, and {masks} has {len(taken)}; add --sequence NAME")
+    video = video or (_recorded_video(masks / "run.json") if len(taken) == 1 else None)
+    opened = None if video is None else open_video(video)
+    return [ResultSequence(name, _mask_files(path), opened, _read_confidence(masks, name))
+            for name, path in taken.items()]
+
+
+def _mask_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"RESULTS is a folder that infer_vos_dul.py wrote; {folder} is none")
+    features = sorted(path for path in folder.glob("*_vos") if path.is_dir())
+    if len(features) > 1:
+        raise UserError(f"one feature's masks are exported, and {folder} has {', '.join(p.name for p in features)}; "
+                        f"give one of them, such as {features[0]}")
+    return features[0] if features else folder
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    return sorted((file for file in folder.iterdir() if file.suffix.lower() == ".png" and file.name[0] != "."),
+                  key=lambda file: natural(file.name))
+
+
+def _recorded_video(record: Path) -> str | None:
+    """The video that `run.json` names, where it is still there."""
+    try:
+        video = json.loads(record.read_text(encoding="utf-8")).get("video")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return video if isinstance(video, str) and Path(video).exists() else None
+
+
+def _read_confidence(masks: Path, name: str) -> dict[tuple[str, int], Confidence]:
+    """`confidence.csv` of the sequence, beside the overlays; empty where there is none."""
+    pictures = masks.with_name(masks.name.removesuffix("_vos") + "_vis")
+    file = next((path for path in (pictures / name / "confidence.csv", pictures / "confidence.csv")
+                 if path.is_file()), None)
+    if file is None:
+        return {}
+    try:
+        with open(file, newline="", encoding="utf-8") as lines:
+            return {(row["name"], int(row["object"])): Confidence(float(row["similarity"]) * float(row["margin"]),
+                                                                  row["lost"] == "1") for row in csv.DictReader(lines)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is not a table that infer_vos_dul.py wrote ({error!r}); move it away to export "
+                        "without confidence") from None
