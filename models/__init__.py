@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,28 @@ def _train_config(contents: dict[str, Any], path: str | Path) -> TrainConfig:
 
 def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path: str | Path) -> ColorNet:
     head = state.get("query_color.3.weight")
-    model = ColorNet(size=config.model_size, has_global=config.is_dul, stem_kernel=config.first_kernal_size,
-                     feature_dim=128 if head is None else head.shape[0])
-    wanted = model.state_dict()
+    build = functools.partial(ColorNet, size=config.model_size, has_global=config.is_dul,
+                              stem_kernel=config.first_kernal_size,
+                              feature_dim=head.shape[0] if head is not None and head.ndim else 128)
+    with torch.device("meta"):  # shapes only: what a damaged file asks for is not allocated before it is compared
+        wanted = build().state_dict()
     unused = set() if config.is_dul else {name for name in state if name.startswith("query_cls.")}
-    missing = sorted(name for name in wanted if name not in state and not name.endswith("num_batches_tracked"))
-    unknown = sorted(set(state) - set(wanted) - unused)
-    other = sorted(name for name in wanted if name in state and state[name].shape != wanted[name].shape)
-    if missing or unknown or other:
-        listed = "; ".join(f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
-                           for what, names in (("lacks", missing), ("has unknown", unknown),
-                                               ("has other shapes for", other)) if names)
+    present = [name for name in wanted if name in state]
+    found = {
+        "lacks": [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")],
+        "has unknown": set(state) - set(wanted) - unused,
+        "has other shapes for": [name for name in present if state[name].shape != wanted[name].shape],
+        "has numbers of another kind for": [name for name in present if state[name].is_floating_point()
+                                            != wanted[name].is_floating_point()],
+        "has negative variances in": [name for name in present if name.endswith("running_var")
+                                      and (state[name] < 0).any()]}
+    if any(found.values()):
+        listed = "; ".join(f"{what} {', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
+                           for what, names in found.items() if names)
         raise UserError(f"{path} does not hold the network of its train_config (size {config.model_size}, is_dul "
                         f"{str(config.is_dul).lower()}, first kernel {config.first_kernal_size}): it {listed}; "
                         "use the file as it was written")
+    model = build()
     model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                            for name, tensor in state.items() if name in wanted}, strict=False)
     return model

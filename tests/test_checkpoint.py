@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -46,6 +48,70 @@ def test_a_file_cut_short_is_refused(tmp_path):
     (tmp_path / "m.pth").write_bytes(data[:-100])
     with pytest.raises(UserError, match=r"m\.pth"):
         read_checkpoint(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_no_flipped_bit_goes_unnoticed(tmp_path, bit):
+    contents = {"model": {"a": torch.arange(6.0), "n": torch.tensor(3)}, "train_config": {"exp": "x", "r": [0, 1.0]}}
+    save_checkpoint(tmp_path / "m.pth", contents)
+    data = (tmp_path / "m.pth").read_bytes()
+    for i in range(0, len(data), 5):
+        (tmp_path / "m.pth").write_bytes(data[:i] + bytes([data[i] ^ bit]) + data[i + 1:])
+        with contextlib.suppress(UserError):
+            assert str(read_checkpoint(tmp_path / "m.pth")) == str(contents), f"byte {i}"
+
+
+def cycle():
+    config = {"exp": "x"}
+    config["self"] = config
+    return config
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(times):
+    value = [1]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("weights, words", [
+    ({"a": torch.tensor([1.0, float("nan")])}, "NaN"), ({"a": torch.tensor([-float("inf")])}, "infinite"),
+    ({"a": torch.tensor([1e300], dtype=torch.float64)}, "infinite"),
+    ({7: torch.zeros(1)}, "7 has a name that is no text"), ({"a": torch.eye(3).to_sparse()}, "sparse"),
+    ({"a": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)}, "quantised"),
+    ({"a": torch.zeros(2, dtype=torch.complex64)}, "complex64"), ({"a": torch.zeros(2, dtype=torch.bool)}, "bool"),
+    ({"a": torch.zeros(2, device="meta")}, "without data"),
+    ({"a": torch.zeros(1).expand(1_000_000_000, 128)}, "repeats fewer")])
+def test_what_cannot_be_weights_is_refused(tmp_path, recwarn, weights, words):
+    torch.save({"model": weights}, tmp_path / "m.pth")
+    recwarn.clear()
+    with pytest.raises(UserError, match=rf"m\.pth.*{words}"):
+        read_checkpoint(tmp_path / "m.pth")
+    assert not recwarn.list, "one line is what the user sees"
+
+
+@pytest.mark.parametrize("value", [cycle(), nested(90), doubled(60), 10**5000], ids=["cycle", "deep", "bomb", "number"])
+def test_plain_values_are_bounded(tmp_path, value):
+    torch.save({"model": {"a": torch.zeros(1)}, "train_config": value}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match=r"m\.pth is not a readable checkpoint"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1_000_000)}}, tmp_path / "m.pth")
+    with (zipfile.ZipFile(tmp_path / "m.pth") as archive,
+          zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small):
+        for entry in archive.infolist():
+            small.writestr(entry.filename, archive.read(entry))
+    with pytest.raises(UserError, match="compressed"):
+        read_checkpoint(tmp_path / "small.pth")
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):

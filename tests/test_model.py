@@ -97,7 +97,12 @@ def test_released_files_load(tmp_path, kind, counters):
     (lambda s: {k: v for k, v in s.items() if not k.startswith("layer3")}, ("lacks layer3", "(25)")),
     (lambda s: s | {"layer9.weight": torch.zeros(1)}, ("unknown layer9.weight",)),
     (lambda s: s | {"bn1.weight": torch.zeros(7)}, ("other shapes for bn1.weight",)),
-    (lambda s: s | {"bn1.weight": "text"}, ("not",))])
+    (lambda s: s | {"bn1.weight": "text"}, ("not",)),
+    (lambda s: s | {"query_color.3.weight": torch.tensor(1.0)}, ("other shapes for query_color.3.weight",)),
+    (lambda s: s | {"query_color.3.weight": torch.zeros(10**9, 0, 1, 1)}, ("other shapes for query_cls.3.bias",)),
+    (lambda s: s | {"bn1.weight": torch.ones(32, dtype=torch.int64)}, ("another kind for bn1.weight",)),
+    (lambda s: s | {"bn1.num_batches_tracked": torch.tensor(1.5)}, ("another kind for bn1.num_batches_tracked",)),
+    (lambda s: s | {"bn1.running_var": -torch.ones(32)}, ("negative variances in bn1.running_var",))])
 def test_other_networks_are_refused(tmp_path, change, words):
     path = released_file(tmp_path / "model.pkl", "S_color_dul", change(released_state("S_color_dul")))
     with pytest.raises(UserError) as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from torch import Tensor
 
 from utils.errors import UserError, run_script
 from utils.files import replacing
+from utils.values import check_plain
+
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTERS = (torch.int64, torch.int32)
 
 
 def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
@@ -30,24 +36,63 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU without running code that it may carry.
+    """Read a checkpoint to the CPU without running code that it may carry, and without taking damage for weights.
+
+    What is under `model` are names and finite numbers that lie in the file; all else are tensors and plain values.
 
     Raises:
-        UserError: the file is missing, cut short, holds anything but tensors and plain values, or lacks `model`.
+        UserError: the file is missing, cut short, has a wrong checksum, holds anything else, or lacks `model`.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"model {path} does not exist; check --resume")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are about odd kinds of tensors, which are refused below
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+        check_plain(contents)
     except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
+        reason = f": {error}" if type(error) is ValueError else ""
         raise UserError(f"model {path} is not a readable checkpoint of tensors and plain values "
-                        f"({type(error).__name__}); it may be cut short or of another kind: fetch it again") from error
+                        f"({type(error).__name__}{reason}); it may be damaged, cut short or of another kind: fetch it "
+                        "again") from error
     state = contents.get("model") if isinstance(contents, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
                         "use a file that the training command wrote or a released one")
+    for name, tensor in state.items():
+        mistake = "has a name that is no text" if not isinstance(name, str) else _mistake(tensor)
+        if mistake:
+            raise UserError(f"the weights of a model are finite numbers that lie in its file; in {path} {name!s:.80} "
+                            f"{mistake}; use another file")
     return contents
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError for an archive whose checksums are wrong, which torch does not look at, or that unpacks to more."""
+    if not zipfile.is_zipfile(path):
+        return  # the format before torch 1.6 has no checksums
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its archive is compressed, which torch.save does not do")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _mistake(tensor: Tensor) -> str | None:
+    """What keeps a tensor from being weights or a counter, or None."""
+    if (tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type != "cpu"
+            or tensor.dtype not in WEIGHTS + COUNTERS):
+        kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else \
+            "without data" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        return f"is {kind} {str(tensor.dtype).removeprefix('torch.')}, not a plain tensor of numbers"
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return f"says it has {tensor.numel()} numbers and repeats fewer"
+    if not torch.isfinite(tensor.float()).all():
+        return "has numbers that are infinite or none (NaN)"
+    return None
 
 
 def average_models(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
