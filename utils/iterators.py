@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,8 +22,22 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
     """Pass `items` on, up to `count` of the following ones being made by a thread meanwhile; its errors are raised."""
     iterator, done = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, iterator, done) for _ in range(count))
-        while (item := pending.popleft().result()) is not done:
-            pending.append(pool.submit(next, iterator, done))
-            yield item
+    # Only one thread: an iterator is asked for one item at a time.
+    yield from iter(partial(next, called_ahead(repeat(partial(next, iterator, done)), count, threads=1)), done)
+
+
+def called_ahead(calls: Iterable[Callable[[], Item]], count: int, *, threads: int) -> Iterator[Item]:
+    """Results of `calls` in order, up to `count` of the following ones being made by threads meanwhile.
+
+    A call's error is raised in its place. Who stops early leaves the calls that were not begun alone.
+    """
+    calls = iter(calls)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        pending = deque(pool.submit(call) for call in islice(calls, count + 1))
+        while pending:
+            result = pending.popleft().result()
+            yield result
+            pending.extend(pool.submit(call) for call in islice(calls, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
+
+
+def timed(items: Iterable[Item], note: Callable[[float], None]) -> Iterator[Item]:
+    """Pass `items` on, noting for each how many seconds it kept us waiting."""
+    iterator = iter(items)
+    while True:
+        asked = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        note(time.perf_counter() - asked)
+        yield item
 
 
 class StageClock:
@@ -36,13 +50,10 @@ class StageClock:
 
     def waiting(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Pass `items` on and add the time that each one kept us waiting to stage `name`."""
-        iterator, done = iter(items), object()
-        while True:
-            with self.stage(name):
-                item = next(iterator, done)
-            if item is done:
-                return
-            yield item
+        return timed(items, partial(self._add, name))
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] += seconds
 
     def shares(self) -> str:
         """In words: `decode 2 %, encode 31 %, ...` of the time of all stages."""
@@ -59,14 +70,10 @@ class Meter:
 
     def passing(self, batches: Iterable[Item]) -> Iterator[Item]:
         """Pass batches on, noting how long each one kept us waiting."""
-        iterator, done = iter(batches), object()
-        while True:
-            asked = time.perf_counter()
-            batch = next(iterator, done)
-            if batch is done:
-                return
-            self._waited, self._steps = self._waited + time.perf_counter() - asked, self._steps + 1
-            yield batch
+        return timed(batches, self._note)
+
+    def _note(self, seconds: float) -> None:
+        self._waited, self._steps = self._waited + seconds, self._steps + 1
 
     def reading(self) -> dict[str, float]:
         """Clips a second and the share of waiting since the last reading."""
