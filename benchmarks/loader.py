@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from benchmarks.baselines.loader import plain_sample
 from datasets import build_train_dataset
-from datasets.clips import read_frame
 from datasets.filelists import scan_videos
 from datasets.geometry import resize
 from utils.config import load_settings, load_train_config
 from utils.errors import run_script
+from utils.pictures import read_frame
 
 STAGES = ("read_frame", "colour_frame", "colour_target", "photometric", "edge_weight", "_liquid", "_guided",
           "crop_frame", "apply_theta", "_channels_first")

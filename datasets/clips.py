@@ -7,42 +7,17 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from datasets.filelists import Video
 from datasets.geometry import MAX_ANGLE, resize, rotate
 from datasets.liquid import apply_map, draw_pulls, liquid_map
 from utils.errors import UserError
+from utils.pictures import read_frame
 
 logger = logging.getLogger(__name__)
 
 STILL_SIZE = (512, 320)  # (width, height)
-DECODE = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-          8: cv2.IMREAD_REDUCED_COLOR_8}
-
-
-class BrokenFrameError(Exception):
-    """A frame that cannot be decoded; `path` is its file."""
-
-    def __init__(self, path: Path, why: str):
-        super().__init__(path, why)
-        self.path, self.why = path, why
-
-
-def read_frame(path: Path, reduction: int = 1) -> np.ndarray:
-    """Decode a picture to uint8 RGB [H,W,3], a JPEG at 1, 1/2, 1/4 or 1/8 of its size.
-
-    `BrokenFrameError` where that fails, which it does on a file that was cut short, too.
-    """
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(data, DECODE[reduction])
-    except (OSError, cv2.error) as error:
-        raise BrokenFrameError(path, str(error)) from error
-    if image is None:
-        raise BrokenFrameError(path, "not a whole picture")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def reduction_for(path: Path, size: tuple[int, int] | None, least_side: int) -> int:
@@ -70,7 +45,7 @@ class VideoClips:
         return self.videos[index].name
 
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Draw a clip of video `index`: T frames uint8 RGB [H,W,3]; `BrokenFrameError` where one cannot be decoded."""
+        """Draw a clip of video `index`: T frames uint8 RGB [H,W,3]; `PictureError` where one cannot be decoded."""
         frames = self.videos[index].frames
         chosen = rng.permutation(draw_positions(len(frames), self.length, self.gaps[index], rng))
         return [read_frame(frames[i], self.reductions[index]) for i in chosen]
@@ -131,7 +106,7 @@ class StillClips:
         return self.stills[index].name
 
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Make the clip of still `index`: T frames uint8 RGB [320,512,3]; `BrokenFrameError` as above."""
+        """Make the clip of still `index`: T frames uint8 RGB [320,512,3]; `PictureError` as above."""
         still = read_frame(self.stills[index].frames[0])
         still = resize(still, *STILL_SIZE)
         frames = []

@@ -6,15 +6,14 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.clips import BrokenFrameError, read_frame
 from datasets.filelists import EvaluationFrame, EvaluationSequence
 from utils.errors import UserError
 from utils.masks import read_mask
+from utils.pictures import read_frame
 
 DECODING_THREADS = min(4, os.cpu_count() or 1)
 
@@ -49,16 +48,8 @@ def read_video(sequence: EvaluationSequence, *, ahead: int = 8) -> Iterator[Vide
         pool.shutdown(cancel_futures=True)  # a reader that stops early does not decode the rest
 
 
-def read_needed_frame(path: Path) -> np.ndarray:
-    """A picture that nothing can stand in for, uint8 RGB [H,W,3]; `UserError` where it cannot be decoded."""
-    try:
-        return read_frame(path)
-    except BrokenFrameError as error:
-        raise UserError(f"frame {error.path} cannot be decoded ({error.why}); replace the file") from error
-
-
 def _decode(frame: EvaluationFrame) -> VideoFrame:
-    image = read_needed_frame(frame.image)
+    image = read_frame(frame.image)
     mask = read_mask(frame.mask) if frame.mask.is_file() else None
     if mask is not None and mask.shape != image.shape[:2]:
         raise UserError(f"a mask has the size of its frame; {frame.mask} is {mask.shape[1]}x{mask.shape[0]} and "

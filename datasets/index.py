@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from datasets.filelists import Video
 from utils.errors import UserError
 from utils.files import replacing
+from utils.pictures import PictureError, read_size
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,6 @@ def keep_index(index: dict[str, Any], root: str | Path) -> None:
 def _size(frame: Path) -> tuple[int, int] | None:
     """(width, height) from the file's header [pixels]."""
     try:
-        with Image.open(frame) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError):
+        return read_size(frame)
+    except PictureError:
         return None

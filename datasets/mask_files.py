@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from utils.errors import UserError
-from utils.masks import DAVIS_PALETTE, object_ids, opened
+from utils.masks import DAVIS_PALETTE, object_ids
+from utils.pictures import Picture, read_picture
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ Colour = tuple[int, int, int]  # RGB in [0,255]
 
 MAX_ID = 255
 DAVIS_IDS = {tuple(colour): k for k, colour in enumerate(DAVIS_PALETTE.tolist())}
-LOSSLESS = {"PNG", "BMP", "GIF", "PPM", "TGA", "TIFF", "WEBP"}  # formats that can be; WebP and TIFF are looked into
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
 STRAY = np.uint16(0xFFFF)  # label of a pixel whose colour is no object's
@@ -139,10 +138,10 @@ def fit_masks(files: Sequence[MaskFile], shape: tuple[int, int]) -> np.ndarray:
 
 def _read(path: Path) -> _Objects:
     """A file's objects by the rule for its kind; `UserError` for what `load_masks` refuses."""
-    with opened(path) as image:
-        _refuse_unfit(path, image)
-        holds_ids = _holds_ids(image)
-        picture = _pixels(image)
+    file = read_picture(path)
+    _refuse_unfit(path, file)
+    holds_ids = _holds_ids(file)
+    picture = _pixels(file)
     if holds_ids:
         found = _Objects(picture[..., 0], {k: k for k in object_ids(picture[..., 0])})
     elif picture.shape[2] == 1:
@@ -157,40 +156,26 @@ def _read(path: Path) -> _Objects:
     return found
 
 
-def _refuse_unfit(path: Path, image: Image.Image) -> None:
+def _refuse_unfit(path: Path, file: Picture) -> None:
     """`UserError` for a picture whose values cannot be the ones that were drawn, or that is more than one picture."""
-    if getattr(image, "n_frames", 1) > 1:
-        raise UserError(f"a mask is one picture; {path} has {image.n_frames}; save the one that is meant as PNG")
-    fix = "export it again from where it was drawn, as PNG"
-    lossy = (image.format not in LOSSLESS or (image.format == "WEBP" and not _is_lossless_webp(path))
-             or (image.format == "TIFF" and image.info.get("compression") == "jpeg"))
-    if lossy:
-        kind = "lossy " * (image.format in LOSSLESS) + str(image.format)
-        raise UserError(f"a mask is stored without loss (PNG, BMP, GIF, PPM, TGA, TIFF, lossless WebP), because lossy "
-                        f"formats mix its colours; {path} is {kind}; {fix}")
-    if image.mode not in GREY_MODES | COLOUR_MODES:
-        raise UserError(f"a mask is a palette, grey, RGB or RGBA picture; {path} has mode {image.mode}; {fix}")
+    if file.pictures > 1:
+        raise UserError(f"a mask is one picture; {path} has {file.pictures}; save the one that is meant as PNG")
+    if file.lossy or file.image.mode not in GREY_MODES | COLOUR_MODES:
+        raise UserError("a mask is a palette, grey, RGB or RGBA picture stored without loss (PNG, BMP, GIF, PPM, TIFF, "
+                        f"lossless WebP), because lossy formats mix its colours; {path} is {file}; export it again "
+                        "from where it was drawn, as PNG")
 
 
-def _is_lossless_webp(path: Path) -> bool:
-    """Whether the first chunk of picture data in a WebP file is of the lossless kind."""
-    data = Path(path).read_bytes()
-    at = 12  # behind the header, RIFF <size> WEBP
-    while at + 8 <= len(data) and data[at:at + 4] not in (b"VP8L", b"VP8 "):
-        size = int.from_bytes(data[at + 4:at + 8], "little")
-        at += 8 + size + size % 2
-    return data[at:at + 4] == b"VP8L"
-
-
-def _holds_ids(image: Image.Image) -> bool:
+def _holds_ids(file: Picture) -> bool:
     """Whether values are ids as they are; programs that write other palette formats order the palette as they like."""
-    return image.mode == "P" and image.format == "PNG"
+    return file.image.mode == "P" and file.format == "PNG"
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _pixels(file: Picture) -> np.ndarray:
     """A picture's pixels [h,w,C]: C is 1 for ids and grey values and 3 for colours, alpha composited over black."""
+    image = file.image
     grey = image.mode in GREY_MODES
-    if _holds_ids(image) or (grey and not (image.mode in ("L", "LA") and image.has_transparency_data)):
+    if _holds_ids(file) or (grey and not (image.mode in ("L", "LA") and image.has_transparency_data)):
         return np.array(image)[..., None]
     if not image.has_transparency_data:
         return np.array(image.convert("RGB"))

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
 
-from datasets.evaluation_video import read_needed_frame
 from datasets.filelists import is_frame, natural
 from utils.errors import UserError
+from utils.pictures import read_frame, read_size
 
 FOLDER_RATE = Fraction(24)  # frames a second of a folder that says nothing of its rate
 REVERSED_BYTES = 128_000_000  # decoded frames that are held to hand them out in reverse
@@ -78,7 +77,7 @@ class PictureFolder(OwnVideo):
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice:
             raise UserError(f"masks are named after the frames, and {path} has two pictures named {twice}; rename one")
-        sizes = {file.name: _upright_size(file) for file in files}
+        sizes = {file.name: read_size(file) for file in files}
         first, size = next(iter(sizes.items()))
         for name, other in sizes.items():
             if other != size:
@@ -88,18 +87,7 @@ class PictureFolder(OwnVideo):
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See `OwnVideo`."""
-        yield from map(read_needed_frame, self._files[start:stop])
-
-
-def _upright_size(file: Path) -> tuple[int, int]:
-    """(width, height) of a picture as it is shown; only its header is read."""
-    try:
-        with Image.open(file) as picture:
-            # EXIF orientations 5 to 8 lie on their side. To look for one, a PNG would have to be decoded whole.
-            turned = picture.format != "PNG" and picture.getexif().get(0x0112, 1) >= 5
-            return picture.size[::-1] if turned else picture.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"frame {file} cannot be read as a picture ({error}); replace the file") from error
+        yield from map(read_frame, self._files[start:stop])
 
 
 class VideoFile(OwnVideo):

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from datasets.clips import BrokenFrameError, DrawnClips, StillClips, VideoClips
+from datasets.clips import DrawnClips, StillClips, VideoClips
 from utils.errors import UserError
 from utils.images import normalise
+from utils.pictures import PictureError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class TrainingClips(Dataset):
         for candidate in self._candidates(index, rng):
             try:
                 frames = self.source.load(candidate, rng)
-            except BrokenFrameError as error:
+            except PictureError as error:
                 logger.warning("%s cannot be decoded (%s): another clip takes the place of %s",
                                error.path, error.why, self.source.name(candidate))
                 failed.append(str(error.path))

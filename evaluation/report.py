@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from evaluation.davis_evaluation import Evaluation, GroundTruth, SequenceResult
-from utils.errors import UserError
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, read_mask
 from utils.overlay import overlay
+from utils.pictures import read_frame
 
 WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]
@@ -245,11 +245,9 @@ def _pictures(image: Path, folders: Sequence[Path]) -> Iterator[str]:
         masks.append(read_mask(path) if path.exists() else np.zeros_like(masks[0]))
     found = [path for suffix in (".jpg", ".jpeg", ".png") if (path := image.with_name(image.name + suffix)).exists()]
     H, W = masks[0].shape
-    picture = cv2.imread(str(found[0])) if found else np.full((H, W, 3), 96, np.uint8)
-    if picture is None:
-        raise UserError(f"{found[0]} cannot be read as an image; replace the file")
+    picture = read_frame(found[0]) if found else np.full((H, W, 3), 96, np.uint8)
     size = (PICTURE_WIDTH, max(1, round(H * PICTURE_WIDTH / W)))
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     truth, *predictions = (cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in masks)
     yield _as_uri(overlay(picture, truth))
     outline = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0

@@ -15,15 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import build_train_dataset, checked, collate, init_worker
-from datasets.clips import (
-    BrokenFrameError,
-    StillClips,
-    VideoClips,
-    draw_positions,
-    frame_gaps,
-    read_frame,
-    reduction_for,
-)
+from datasets.clips import StillClips, VideoClips, draw_positions, frame_gaps, reduction_for
 from datasets.filelists import Video
 from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
@@ -103,40 +95,6 @@ def test_a_gap_in_seconds_counts_where_the_rate_is_known(tmp_path):
 
 
 # --- reading ---
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9, 0.99])
-def test_a_file_cut_short_is_broken(tmp_path, suffix, share):
-    path, = write_video(tmp_path, 1, suffix)
-    assert read_frame(path).shape == (48, 64, 3)
-    cut(path, share)
-    for reduction in (1, 2):
-        with pytest.raises(BrokenFrameError) as caught:
-            read_frame(path, reduction)
-        assert caught.value.path == path
-
-
-def test_no_file_and_no_picture_are_broken(tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
-    for name in ("none.jpg", "text.jpg"):
-        with pytest.raises(BrokenFrameError):
-            read_frame(tmp_path / name)
-
-
-def test_frames_are_rgb(tmp_path):
-    cv2.imwrite(str(tmp_path / "red.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))
-    assert read_frame(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
-
-
-@pytest.mark.parametrize("reduction, size", [(2, (320, 480)), (4, (160, 240)), (8, (80, 120))])
-def test_reduced_decoding_is_the_same_picture_smaller(tmp_path, reduction, size):
-    path = tmp_path / "large.jpg"
-    cv2.imwrite(str(path), cv2.resize(picture(), (960, 640)), [cv2.IMWRITE_JPEG_QUALITY, 92])
-    reduced = read_frame(path, reduction)
-    assert reduced.shape[:2] == size
-    expected = cv2.resize(read_frame(path), size[::-1], interpolation=cv2.INTER_AREA)
-    assert abs(reduced.astype(int) - expected).mean() < 2
-
 
 @pytest.mark.parametrize("name, size, reduction", [
     ("a.jpg", (854, 480), 1), ("a.jpg", (900, 638), 2), ("a.JPEG", (640, 1136), 2), ("a.jpg", (2000, 1276), 4),

@@ -218,12 +218,11 @@ def test_values_that_are_no_ids_are_refused(tmp_path, picture, words):
 
 
 @pytest.mark.parametrize("name, options, words", [
-    ("mask.jpg", {}, "JPEG"), ("mask.webp", {"quality": 90}, "lossy WEBP"), ("mask.jp2", {}, "JPEG2000"),
-    ("mask.tif", {"compression": "jpeg"}, "lossy TIFF")])
+    ("mask.jpg", {}, "JPEG"), ("mask.webp", {"quality": 90}, "WEBP"), ("mask.tif", {"compression": "jpeg"}, "TIFF")])
 def test_lossy_files_are_refused_whatever_their_name(tmp_path, name, options, words):
     Image.fromarray(boxes(WHITE)).save(tmp_path / name, **options)
     (tmp_path / name).rename(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=rf"without loss.*mask\.png is {words};.*as PNG"):
+    with pytest.raises(UserError, match=rf"without loss.*mask\.png is a lossy {words} .*as PNG"):
         load_masks([tmp_path / "mask.png"], ColourIds())
 
 
@@ -237,7 +236,7 @@ def test_files_of_several_pictures_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda path: None, "does not exist"), (lambda path: path.write_text("text"), "cannot be read"),
+    (lambda path: None, "cannot be read.*not exist"), (lambda path: path.write_text("text"), "cannot be read"),
     (lambda path: path.mkdir(), "cannot be read"),
     (lambda path: path.write_bytes(path.with_name("whole.png").read_bytes()[:150]), "cannot be read")])
 def test_unreadable_files_are_named(tmp_path, make, words):

@@ -31,7 +31,8 @@ def test_grey_masks_read_as_ids(tmp_path):
 
 
 @pytest.mark.parametrize("make, word", [
-    (lambda path: None, "exist"), (lambda path: path.write_text("text"), "image"),
+    (lambda path: None, "exist"), (lambda path: path.write_text("text"), "picture"),
+    (lambda path: Image.new("L", (2, 2)).save(path, format="JPEG"), "lossy JPEG"),
     (lambda path: Image.new("RGB", (2, 2)).save(path), "RGB")])
 def test_unusable_masks_are_named(tmp_path, make, word):
     path = tmp_path / "mask.png"

@@ -230,7 +230,7 @@ def test_an_error_on_the_way_leaves_no_overlay(root, tmp_path):
     write_clip(tmp_path, draw([4] * 8)[0])
     whole = (tmp_path / "frames/5.png").read_bytes()
     (tmp_path / "frames/5.png").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match=r"5\.png cannot be decoded"):
+    with pytest.raises(UserError, match=r"5\.png cannot be read as a picture"):
         run(root, tmp_path / "out", "--mask", root / "00000.png", "--video", tmp_path / "frames")
     assert not list((tmp_path / "out/merge_vis").iterdir())
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.clips import read_frame
 from tools.prepare_data import decode_video, find_videos
 from utils.errors import UserError
+from utils.pictures import read_frame
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

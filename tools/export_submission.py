@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
@@ -29,6 +28,7 @@ from evaluation.davis_evaluation import Mistakes, shorten
 from utils.errors import UserError, run_script
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask
+from utils.pictures import read_picture
 
 
 class Layout(NamedTuple):
@@ -107,8 +107,8 @@ def check_sequence(masks: Path, results: Path, frames: list[str]) -> list[str]:
 
 def has_davis_palette(path: Path, ids: list[int]) -> bool:
     """Whether a PNG has a palette that gives background and `ids` the colours of DAVIS."""
-    with Image.open(path) as image:
-        palette = np.array((image.getpalette() or []) if image.mode == "P" else [], np.uint8).reshape(-1, 3)
+    image = read_picture(path).image
+    palette = np.array((image.getpalette() or []) if image.mode == "P" else [], np.uint8).reshape(-1, 3)
     shown = [0, *ids]
     return len(palette) > max(shown) and np.array_equal(palette[shown], DAVIS_PALETTE[shown])
 

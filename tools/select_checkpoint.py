@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.clips import BrokenFrameError, read_frame
 from datasets.filelists import Video, scan_videos
 from datasets.lab import colour_target
 from losses.color import rebuild_colors, rebuilt_pixels
@@ -32,6 +31,7 @@ from utils.checkpoint import read_checkpoint
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
 from utils.images import normalise
+from utils.pictures import read_frame
 
 NOT_MODELS = ("last.pth", "previous.pth", "fresh.pth")  # the newest epoch again, with what resuming needs
 
@@ -98,10 +98,7 @@ def pair_error(model: ColorNet, frames: np.ndarray, temperature: float) -> float
 
 def read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A frame uint8 RGB at `size` = (width, height)."""
-    try:
-        return cv2.resize(read_frame(path), tuple(size), interpolation=cv2.INTER_AREA)
-    except BrokenFrameError as error:
-        raise UserError(f"frame {error.path} cannot be decoded ({error.why}); remove or replace it") from error
+    return cv2.resize(read_frame(path), tuple(size), interpolation=cv2.INTER_AREA)
 
 
 def print_table(rows: list[tuple[str, list[float]]], gaps: Sequence[int]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ from PIL import Image
 
 from utils.errors import UserError
 from utils.files import replacing
+from utils.pictures import read_picture
 
 
 def _voc_palette() -> np.ndarray:
@@ -27,28 +26,13 @@ def _voc_palette() -> np.ndarray:
 DAVIS_PALETTE = _voc_palette()
 
 
-@contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Yield a mask's file as Pillow's picture; a file that is missing or cannot be decoded is a `UserError`.
-
-    Pillow decodes late, so this holds for what the block does with the picture, too.
-    """
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise UserError(f"mask {path} does not exist; check the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say damaged
-        raise UserError(f"mask {path} cannot be read as an image ({error}); replace the file") from error
-
-
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a palette or grey 8-bit PNG as index mask, uint8 [H,W]; `UserError` for anything else."""
-    with opened(path) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise UserError(f"a mask is an 8-bit palette or grey PNG whose value is the object id; "
-                            f"{path} has mode {image.mode}; convert it to index values")
-        return np.array(image, dtype=np.uint8)
+    picture = read_picture(path)
+    if picture.image.mode not in ("P", "L", "1") or picture.lossy or picture.pictures > 1:
+        raise UserError(f"a mask is an 8-bit palette or grey PNG whose value is the object id; {path} is {picture}; "
+                        "convert it to index values")
+    return np.array(picture.image, dtype=np.uint8)
 
 
 def object_ids(mask: np.ndarray) -> list[int]:
