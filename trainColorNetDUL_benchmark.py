@@ -14,7 +14,6 @@ import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,27 +27,20 @@ from datasets import build_train_dataset, checked, collate, init_worker, prepare
 from datasets.sampler import EpochBatchSampler
 from losses import build_objective
 from losses.objective import Losses, Objective, refuse_non_finite
-from models import build_model
+from models import build_model, load_weights
 from models.convolution import save_multiplications
 from training.averages import RunningAverage
 from training.log import MetricLog
 from training.memory import keep_freed_memory
+from training.options import KEPT, find_run, kept, load_configuration, parse_arguments
 from training.pictures import training_pictures
 from training.recompute import recompute_in_backward
 from training.schedule import build_optimiser, learning_rate
 from training.snapshots import Snapshots
-from training.state import Progress, TrainingState
+from training.state import Progress, TrainingState, refuse_changes
 from training.validation import Validation
 from utils import distributed
-from utils.config import (
-    DEFAULT_SETTINGS,
-    DEFAULT_TRAIN_CONFIG,
-    Settings,
-    TrainConfig,
-    load_settings,
-    load_train_config,
-    resolved,
-)
+from utils.config import DEFAULT_TRAIN_CONFIG, Settings, TrainConfig, load_train_config, resolved
 from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
@@ -80,22 +72,28 @@ class Run:
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Configuration, data, model, objective, epochs, checkpoints."""
-    args = parse_arguments(argv)
+    args = parse_arguments(argv, __doc__)
     start_console()
     stop = StopRequest()
 
     # --- configuration ---
-    train_config, settings = load_train_config(args.train_config), load_settings(args.cfg, args.set)
-    train_config = replace(train_config, exp=args.exp or train_config.exp)
     device = distributed.start(resolve_device(args.device))
     logger.setLevel(logging.INFO if distributed.rank() == 0 else logging.WARNING)
+    exp = args.exp or load_train_config(args.train_config or DEFAULT_TRAIN_CONFIG).exp
+    snapshots = Snapshots(args.snapshot_dir / exp)
+    saved = find_run(snapshots) if args.resume else None
+    if saved:
+        args = parse_arguments(argv, __doc__, begun={name: saved["provenance"][name] for name in KEPT})
+    train_config, settings = load_configuration(args, saved)
+    train_config = replace(train_config, exp=exp)
+    origin = {"train_config": resolved(train_config), "settings": resolved(settings), **kept(args)}
+    log = MetricLog(args.logdir / exp, origin)
+    if saved:
+        refuse_changes(saved, origin)
+    elif snapshots.exist() or log.path.exists():
+        raise UserError(f"experiment {exp} exists in {snapshots.folder} or {log.folder} and is not overwritten; go on "
+                        "with --resume auto or choose another --exp")
     seed_everything(args.seed)
-    snapshots = Snapshots(args.snapshot_dir / train_config.exp)
-    log = MetricLog(args.logdir / train_config.exp, {"train_config": resolved(train_config), "seed": args.seed,
-                                                     "settings": resolved(settings)})
-    if args.resume is None and (snapshots.exist() or log.path.exists()):
-        raise UserError(f"experiment {train_config.exp} exists in {snapshots.folder} or {log.folder} and is not "
-                        "overwritten; go on with --resume auto or choose another --exp")
 
     # --- data ---
     dataset = build_train_dataset(settings, train_config, coco=args.coco, seed=args.seed)
@@ -106,18 +104,16 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                         worker_init_fn=init_worker, persistent_workers=workers > 0, pin_memory=device.type == "cuda")
 
     # --- model, objective, optimiser ---
-    model = prepare_model(build_model(train_config, settings), args, device)
+    model = prepare_model(build_model(train_config, settings), args, device, begins=not saved)
     state = TrainingState(
         model=model, average=RunningAverage(model, settings.TRAIN.EMA) if settings.TRAIN.EMA else None,
         optimiser=build_optimiser(model, settings),
         scaler=torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"), progress=Progress(),
-        origin={"train_config": resolved(train_config), "settings": resolved(settings), "data": dataset.summary,
-                "seed": args.seed, "precision": args.precision, "accumulate": args.accumulate})
+        origin=origin | {"data": dataset.summary})
     validation = Validation(args.validate, settings.DATASET.ROOT, settings.TEST, model) if args.validate else None
     run = Run(args, settings, train_config, device, state, build_objective(train_config, settings), snapshots, log,
               validation, stop)
-    if args.resume:
-        resume(run)
+    take_up(run, saved)
     announce(run, len(sampler))
 
     # --- epochs ---
@@ -129,31 +125,13 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     finish(run)
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line (DESIGN section 2)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--exp", help="experiment id; default: the training config's")
-    add("--train_config", type=Path, default=DEFAULT_TRAIN_CONFIG, help="what is trained (JSON)")
-    add("--coco", action="store_true", help="train on the stills of ROOT/COCO/train2017")
-    add("--cfg", type=Path, default=DEFAULT_SETTINGS, help="how it is run (YAML)")
-    add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
-    add("--seed", type=int, default=777)
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
-    add("--precision", choices=PRECISIONS, default="fp32", help="of the forward pass")
-    add("--accumulate", type=int, default=1, metavar="N",
-        help="split each batch into N parts to save memory; negatives and anchors stay in their part")
-    add("--checkpoint-activations", action="store_true", help="save memory: run blocks again in the backward pass")
-    add("--compile", action="store_true", help="compile the network (takes a minute, pays on GPUs)")
-    add("--validate", metavar="LIST", help="labelled list (filelists/...) for J&F every TRAIN.VALIDATE_EVERY epochs")
-    add("--resume", choices=["auto"], help="go on from the newest complete checkpoint")
-    add("--snapshot-dir", type=Path, default=Path("snapshots"))
-    add("--logdir", type=Path, default=Path("logs"))
-    return parser.parse_args(argv)
+def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.device, *, begins: bool) -> nn.Module:
+    """The network in train mode on its device, as the options and the number of processes ask.
 
-
-def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
-    """The network in train mode on its device, as the options and the number of processes ask."""
+    `begins` is false where a checkpoint's weights will take the place of all others.
+    """
+    if args.init and begins:
+        load_weights(model, args.init)
     model = distributed.synchronise_batch_norm(model.to(device, memory_format=torch.channels_last).train())
     if args.checkpoint_activations:
         recompute_in_backward(module for module in model.modules() if isinstance(module, BasicBlock))
@@ -165,14 +143,14 @@ def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.devi
     return model
 
 
-def resume(run: Run) -> None:
-    """Go on from what the first process finds; without a checkpoint the run begins, and its old records go."""
-    first = distributed.rank() == 0
-    saved = distributed.from_first(run.snapshots.newest() if first else None)
-    if saved is not None:
+def take_up(run: Run, saved: dict[str, Any] | None) -> None:
+    """Go on from a checkpoint, or keep what the run begins with, so that it can be begun again."""
+    if saved:
         run.state.restore(saved)
-    if first:
+    if distributed.rank() == 0:
         run.log.forget_after(run.state.progress.step)
+        if not saved:
+            run.snapshots.save_start(run.state.resumable_contents())
 
 
 def train_one_epoch(run: Run, loader: DataLoader, batches: int) -> int | None:

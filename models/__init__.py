@@ -32,6 +32,16 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> ColorNet
     return _model_from_state(contents["model"], _train_config(contents, path), path).to(device).eval()
 
 
+def load_weights(model: ColorNet, path: str | Path) -> None:
+    """Give `model` the weights of a file; `UserError` as for `load_model`, and where it holds another network."""
+    source = load_model(path)
+    if source.shape != model.shape:
+        raise UserError(f"the weights to begin with (--init) must be of the same network; {path} is {source.shape}, "
+                        f"the run trains {model.shape}; give another file or change model_size, is_dul, "
+                        "first_kernal_size or MODEL.FEATURE_DIM")
+    model.load_state_dict(source.state_dict())
+
+
 def model_train_config(path: str | Path) -> TrainConfig:
     """How the model in a checkpoint was trained; `UserError` as for `load_model`."""
     return _train_config(read_checkpoint(path), path)

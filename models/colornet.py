@@ -50,6 +50,8 @@ class ColorNet(Trunk):
         stages, branch = SIZES[size]
         super().__init__((*stages, 2 * branch if has_global else branch), stem_kernel)
         self.has_global = has_global
+        heads = "both heads" if has_global else "the local head alone"
+        self.shape = f"size {size} with {heads}, a stem of {stem_kernel}x{stem_kernel} and {feature_dim} channels"
         self.branch_channels = branch
         self.query_color = _head(branch, feature_dim)
         if has_global:

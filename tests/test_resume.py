@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -11,12 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 import trainColorNetDUL_benchmark as training
 from tests.training_helpers import ENVIRONMENT, SCRIPT, arguments, checkpoint, differing, make_data, records
+from training.schedule import learning_rate
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.config import SHIPPED_MODEL
 from utils.errors import UserError, run_script
 
 EPOCHS, STEPS = 4, 12  # of the whole run: three batches of two clips an epoch
@@ -159,8 +164,8 @@ def test_a_checkpoint_cut_short_is_passed_over(trainer, whole):
     assert_same_result(trainer, whole)
 
 
-def run(folder, data, *options, **settings):
-    training.main(arguments(folder, *options, data=data, **settings))
+def run(folder, data, *options, config=None, **settings):
+    training.main(arguments(folder, *options, config=config, data=data, **settings))
 
 
 def test_existing_experiments_and_other_configurations_are_refused(tmp_path, data, restored_process):
@@ -168,8 +173,11 @@ def test_existing_experiments_and_other_configurations_are_refused(tmp_path, dat
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for options, settings, words in [
             ([], {}, ["tiny exists", "--resume auto", "--exp"]),
-            (["--resume", "auto"], {"MODEL__LR": 0.5}, ["MODEL.LR"]),
-            (["--resume", "auto", "--seed", 5], {}, ["seed"]),
+            (["--resume", "auto"], {"MODEL__LR": 0.5}, ["MODEL.LR was 0.001 and is 0.5"]),
+            (["--resume", "auto"], {"DATASET__STILLS_SHARE": 0.5}, ["DATASET.STILLS_SHARE was 0.0 and is 0.5"]),
+            (["--resume", "auto", "--seed", 5], {}, ["seed was 777 and is 5"]),
+            (["--resume", "auto", "--coco"], {}, ["coco was false and is true"]),
+            (["--resume", "auto", "--init", "x.pth"], {}, ['init was null and is "x.pth"']),
             (["--resume", "auto", "--precision", "bf16"], {}, ["precision"])]:
         with pytest.raises(UserError) as refusal:
             run(tmp_path, data, *options, **({"TRAIN__NUM_EPOCHS": 1} | settings))
@@ -191,6 +199,122 @@ def test_resuming_without_any_whole_checkpoint_is_refused(tmp_path, data, restor
         run(tmp_path, data, "--resume", "auto")
 
 
-def test_resuming_what_has_not_begun_begins(tmp_path, data, restored_process):
-    run(tmp_path, data, "--resume", "auto", TRAIN__NUM_EPOCHS=1)
-    assert len(records(tmp_path)) == 3
+def alone(folder, *options, exp="tiny"):
+    """The words that resume a run and say nothing of what it is."""
+    return [str(word) for word in ("--exp", exp, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs",
+                                   "--resume", "auto", *options)]
+
+
+@contextmanager
+def broken_off(step, error):
+    """Let a run in this process end when it logs `step`: by a signal, or an error as abrupt as a kill."""
+    log = training.MetricLog.log
+
+    def log_and_end(self, record, now):
+        log(self, record, now)
+        if now == step:
+            signal.raise_signal(error) if isinstance(error, int) else (_ for _ in ()).throw(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.MetricLog, "log", log_and_end)
+        yield
+
+
+def test_a_run_goes_on_with_no_other_option(tmp_path, data, restored_process):
+    """Everything that it was started with is in its checkpoint; the data is clips and stills."""
+    settings = {"TRAIN__NUM_EPOCHS": 1, "DATASET__STILLS": "JPEGImages/clip_0", "DATASET__STILLS_SHARE": 0.4,
+                "TRAIN__EMA": 0.5, "MODEL__LR": 2e-3}
+    options = ["--seed", 5, "--accumulate", 2]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    for folder in (whole, parted):
+        folder.mkdir()
+    run(whole, data, *options, **settings)
+    with broken_off(3, signal.SIGTERM):
+        assert training.main(arguments(parted, *options, data=data, **settings)) == 128 + signal.SIGTERM
+    (parted / "config.json").unlink()
+    training.main(alone(parted, "--set", "TRAIN.NUM_WORKERS", 2))
+    assert_same_models(parted, whole)
+    assert json.loads((parted / "logs/tiny/config.json").read_text())["seed"] == 5
+
+
+def assert_same_models(a, b):
+    for name in ("final.pth", "final_ema.pth"):
+        assert differing(checkpoint(a, name)["model"], checkpoint(b, name)["model"]) == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path, data, restored_process):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    run(whole, data, TRAIN__NUM_EPOCHS=1, TRAIN__EMA=0.5)
+    with broken_off(2, RuntimeError("killed")), pytest.raises(RuntimeError):
+        run(killed, data, TRAIN__NUM_EPOCHS=1, TRAIN__EMA=0.5)
+    with pytest.raises(UserError, match="tiny exists"):
+        run(killed, data, TRAIN__NUM_EPOCHS=1, TRAIN__EMA=0.5)
+    training.main(alone(killed))
+    assert_same_models(killed, whole)
+    assert [record["step"] for record in records(killed)] == [1, 2, 3]
+
+
+def test_a_start_that_failed_is_no_run(tmp_path, data, restored_process):
+    with pytest.raises(UserError, match="--accumulate"):
+        run(tmp_path, data, "--accumulate", 3, TRAIN__NUM_EPOCHS=1)
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+
+
+def test_a_run_that_is_not_there_is_not_begun(tmp_path, data, restored_process):
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+    for exp, words in (("tyni", alone(tmp_path, exp="tyni")),
+                       ("other", arguments(tmp_path, "--exp", "other", "--resume", "auto", data=data))):
+        with pytest.raises(UserError, match=rf"{exp} holds none \(there are tiny\).*--exp"):
+            training.main(words)
+        assert not (tmp_path / "snapshots" / exp).exists() and not (tmp_path / "logs" / exp).exists()
+
+
+def test_a_finished_run_is_prolonged_at_the_rates_of_the_longer_one(tmp_path, data, restored_process):
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+    training.main(alone(tmp_path, "--set", "TRAIN.NUM_EPOCHS", 3))
+    rates = [learning_rate(epoch, base=1e-3, epochs=length, cosine=True) for epoch, length in ((1, 1), (2, 3), (3, 3))]
+    assert [record["lr"] for record in records(tmp_path)] == [rate for rate in rates for _ in range(3)]
+    assert checkpoint(tmp_path)["provenance"]["averaged_epochs"] == [1, 2, 3]
+    assert json.loads((tmp_path / "logs/tiny/config.json").read_text())["settings"]["TRAIN"]["NUM_EPOCHS"] == 3
+    with pytest.raises(UserError, match=r"TRAIN\.NUM_EPOCHS was 3 and is 2"):
+        training.main(alone(tmp_path, "--set", "TRAIN.NUM_EPOCHS", 2))
+
+
+def test_a_checkpoint_from_before_an_option_existed_has_its_default(tmp_path, data, restored_process):
+    run(tmp_path, data, TRAIN__NUM_EPOCHS=1)
+    last = tmp_path / "snapshots/tiny/last.pth"
+    contents = read_checkpoint(last)
+    del contents["settings"]["DATASET"]["STILLS_SHARE"], contents["provenance"]["coco"], contents["provenance"]["init"]
+    save_checkpoint(last, contents)
+    training.main(alone(tmp_path, "--set", "TRAIN.NUM_EPOCHS", 2))
+    with pytest.raises(UserError, match="coco was false and is true"):
+        training.main(alone(tmp_path, "--coco"))
+
+
+# --- weights to begin with ---
+
+def test_a_run_begins_with_the_weights_of_a_file(tmp_path, data, restored_process):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    run(first, data, TRAIN__NUM_EPOCHS=1)
+    model = first / "snapshots/tiny/final.pth"
+    with broken_off(1, RuntimeError("killed")), pytest.raises(RuntimeError):
+        run(second, data, "--init", model, "--seed", 5)
+    start, given = checkpoint(second, "start.pth"), checkpoint(first)["model"]
+    assert [name for name, tensor in given.items() if not torch.equal(start["model"][name], tensor)] == []
+    assert start["training"]["progress"]["step"] == 0 and start["provenance"]["init"] == str(model)
+    model.unlink()
+    training.main(alone(second, "--init", model))  # the checkpoint's weights are those that count
+    assert records(second)[-1]["step"] == 6
+
+
+@pytest.mark.parametrize("config, settings, words", [
+    ({"model_size": "M"}, {}, "size S with both heads.* size M"), ({"is_dul": False}, {}, "the local head alone"),
+    ({"first_kernal_size": 7}, {}, "7x7"), ({}, {"MODEL__FEATURE_DIM": 64}, "64 channels")])
+def test_weights_of_another_network_are_refused(tmp_path, data, restored_process, config, settings, words):
+    with pytest.raises(UserError, match=words):
+        run(tmp_path, data, "--init", SHIPPED_MODEL, config=config, **settings)
+    assert not (tmp_path / "snapshots").exists()

@@ -225,7 +225,7 @@ def test_options_of_the_network_are_applied(monkeypatch, option, function):
         made = []
         monkeypatch.setattr(target, lambda *args, made=made: made.append(args))
         training.prepare_model(nn.Sequential(nn.BatchNorm2d(2)), training.parse_arguments(options),
-                               torch.device("cpu"))
+                               torch.device("cpu"), begins=True)
         assert len(made) == calls
 
 

@@ -51,12 +51,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def published(contents: dict[str, Any], source: str, scores: list[dict[str, Any]]) -> dict[str, Any]:
     """The contents of the published file; floating-point tensors become float16."""
-    settings = contents["settings"]
+    settings, made = contents["settings"], contents["provenance"]
+    made = {key: Path(value).name if key == "init" and value else value for key, value in made.items()
+            if key != "validate"}
     return {"model": {name: tensor.half() if tensor.is_floating_point() else tensor
                       for name, tensor in contents["model"].items()},
             "train_config": contents["train_config"],
             "settings": {**settings, "DATASET": {**settings["DATASET"], "ROOT": source, "STILLS": source}},
-            "provenance": {**contents["provenance"], "data": {**contents["provenance"]["data"], "source": source}},
+            "provenance": {**made, "data": {**made["data"], "source": source}},
             "scores": scores}
 
 

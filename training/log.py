@@ -24,7 +24,8 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        self.folder, self._config, self._board = folder, config, None
+        self.folder, self._board = folder, None
+        self._config: Mapping[str, Any] | None = config  # until it is written
 
     @property
     def path(self) -> Path:
@@ -56,9 +57,10 @@ class MetricLog:
 
     def _append(self, text: str) -> None:
         try:
-            if not self.path.exists():
+            if self._config is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
+                self._config = None
             with open(self.path, "a") as file:
                 file.write(text)
         except OSError as error:

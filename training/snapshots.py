@@ -1,5 +1,6 @@
-"""The checkpoints of one experiment: `last.pth` to resume, `epoch_NNN.pth` to use, `final.pth` their average, with a
-running average `final_ema.pth`, and after validation `best_0.7312_epoch_020.pth`, named by score.
+"""The checkpoints of one experiment: `start.pth`, soon replaced by `last.pth`, to resume, `epoch_NNN.pth` to use,
+`final.pth` their average, with a running average `final_ema.pth`, and after validation
+`best_0.7312_epoch_020.pth`, named by score.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ class Snapshots:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.last, self.previous, self.fresh, self.final, self.final_ema = (
-            folder / f"{name}.pth" for name in ("last", "previous", "fresh", "final", "final_ema"))
+        self.start, self.last, self.previous, self.fresh, self.final, self.final_ema = (
+            folder / f"{name}.pth" for name in ("start", "last", "previous", "fresh", "final", "final_ema"))
 
     def exist(self) -> bool:
-        """Whether this experiment has written anything."""
-        return any(self.folder.glob("*.pth"))
+        """Whether this experiment has written anything of which training would be lost."""
+        return any(path != self.start for path in self.folder.glob("*.pth"))
+
+    def save_start(self, contents: dict[str, Any]) -> None:
+        """Keep what the run begins with until there is more."""
+        save_checkpoint(self.start, contents)
 
     def save_last(self, contents: dict[str, Any]) -> None:
         """Replace the resumable checkpoint; until the new one is whole the old one stays where it is."""
@@ -38,12 +43,13 @@ class Snapshots:
         if self.last.exists():
             os.replace(self.last, self.previous)
         os.replace(self.fresh, self.last)
+        self.start.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest complete resumable checkpoint, or None where there is none."""
         for leftover in self.folder.glob(".*.pth"):  # what a killed run was writing
             leftover.unlink()
-        found = [path for path in (self.fresh, self.last, self.previous) if path.exists()]
+        found = [path for path in (self.fresh, self.last, self.previous, self.start) if path.exists()]
         for path in found:
             try:
                 contents = read_checkpoint(path)

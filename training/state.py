@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from dataclasses import asdict, dataclass
@@ -17,8 +18,10 @@ from utils import distributed
 from utils.errors import UserError
 
 CHANGEABLE = re.compile(r"train_config\.exp|data\.source|settings\.((TEST|LOG|TB)\..*|DATASET\.(ROOT|STILLS)"
-                        r"|TRAIN\.(NUM_WORKERS|SAVE_EVERY_STEPS|VALIDATE_EVERY|KEEP_BEST))")
+                        r"|TRAIN\.(NUM_WORKERS|SAVE_EVERY_STEPS|VALIDATE_EVERY|KEEP_BEST))"
+                        r"|validate|checkpoint_activations|compile")
 # ... the keys that a resumed run may change: its weights do not depend on them
+LENGTH = "settings.TRAIN.NUM_EPOCHS"  # of a run; it may grow
 
 
 @dataclass
@@ -70,12 +73,7 @@ class TrainingState:
 
     def restore(self, contents: dict[str, Any]) -> None:
         """Take up resumable contents; `UserError` where what made them differs from what this run is."""
-        made = {key: (contents | contents["provenance"]).get(key) for key in self.origin}
-        changed = [key for key in _differences(made, self.origin) if not CHANGEABLE.fullmatch(key)]
-        if changed:
-            raise UserError("--resume goes on with what the run began with; changed: "
-                            f"{', '.join(key.removeprefix('settings.') for key in sorted(changed))}; restore the old "
-                            "values or start another --exp")
+        refuse_changes(contents, self.origin)
         training = contents["training"]
         self.model.load_state_dict(contents["model"])
         self.optimiser.load_state_dict(training["optimiser"])
@@ -85,9 +83,24 @@ class TrainingState:
         self.progress = Progress(**training["progress"])
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> set[str]:
-    """Names of the keys whose values differ between two nested dicts."""
+def refuse_changes(contents: dict[str, Any], origin: dict[str, Any]) -> None:
+    """`UserError` where what made a checkpoint differs from `origin` in more than `CHANGEABLE` and a greater length."""
+    made = {key: (contents | contents["provenance"]).get(key) for key in origin}
+    changed = {key: values for key, values in _differences(made, origin).items() if not CHANGEABLE.fullmatch(key)}
+    if LENGTH in changed and changed[LENGTH][1] > changed[LENGTH][0]:
+        del changed[LENGTH]
+    if changed:
+        named = ", ".join(f"{key.removeprefix('settings.')} was {json.dumps(old)} and is {json.dumps(new)}"
+                          for key, (old, new) in sorted(changed.items()))
+        raise UserError(f"--resume goes on with what the run began with (only TRAIN.NUM_EPOCHS may grow); changed: "
+                        f"{named}; leave these out, which takes the old values, or start another --exp")
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ between two nested dicts, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return set().union(*(_differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
-                             for key in old.keys() | new.keys()))
-    return set() if old == new else {prefix}
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in old.keys() | new.keys():
+            found |= _differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
+        return found
+    return {} if old == new else {prefix: (old, new)}

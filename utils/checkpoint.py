@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"model {path} does not exist; check --resume")
+        raise UserError(f"model {path} does not exist; check its path")
     try:
         _check_archive(path)
         with warnings.catch_warnings():

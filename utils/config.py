@@ -182,22 +182,22 @@ def parse_train_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
     return _build(TrainConfig, values, origin, prefix="")
 
 
-def load_settings(path: str | Path = DEFAULT_SETTINGS, overrides: Sequence[str] = (),
-                  flags: Mapping[str, tuple[str, Any]] | None = None, *, preset: str | None = None,
-                  instead: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
+                  flags: Mapping[str, tuple[str, Any]] | None = None, *, base: Mapping[str, Any] | None = None,
+                  preset: str | None = None, instead: Mapping[str, Any] | None = None) -> Settings:
     """Read the YAML settings: the default file, the file at `path`, the preset, then `--set` pairs and flags.
 
     Args:
-        path: states only what it changes.
+        path: states only what it changes; None: nothing.
         overrides: the word list of `--set K V [K V ...]`.
         flags: key to (flag name, value or None where the flag was not given); a flag and a `--set` of the same key
             that disagree are a `UserError`.
+        base: sections of keys, as a checkpoint holds them, that come between the default file and `path`.
         preset: one of `PRESETS`.
         instead: values that come between the preset and what the command line sets.
     """
-    values = _flatten(_read_yaml(DEFAULT_SETTINGS), str(DEFAULT_SETTINGS))
-    files = [Path(path)] if Path(path).resolve() != DEFAULT_SETTINGS else []
-    for file in [*files, *([PRESETS[preset]] if preset else [])]:
+    values = _flatten(_read_yaml(DEFAULT_SETTINGS), str(DEFAULT_SETTINGS)) | _flatten(base or {}, "the checkpoint")
+    for file in [*([Path(path)] if path else []), *([PRESETS[preset]] if preset else [])]:
         values |= _flatten(_read_yaml(file), str(file))
     values |= instead or {}
     pairs = _parse_pairs(overrides)
@@ -208,7 +208,8 @@ def load_settings(path: str | Path = DEFAULT_SETTINGS, overrides: Sequence[str] 
             raise UserError(f"{flag} and --set {key} are the same setting and must agree; "
                             f"they are {value} and {pairs[key]}; give one of them")
         pairs[key] = value
-    return _nest(values | pairs, f"{path} and --set")
+    origin = path or ("the checkpoint" if base else DEFAULT_SETTINGS)
+    return _nest(values | pairs, f"{origin} and --set")
 
 
 def resolved(config: Any) -> dict[str, Any]:
