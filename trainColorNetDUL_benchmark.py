@@ -28,7 +28,7 @@ from datasets.sampler import EpochBatchSampler
 from losses import build_objective
 from losses.objective import Losses, Objective, refuse_non_finite
 from models import build_model, load_weights
-from models.convolution import save_multiplications
+from models.convolution import use_winograd
 from training.averages import RunningAverage
 from training.log import MetricLog
 from training.memory import keep_freed_memory
@@ -138,7 +138,7 @@ def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.devi
     if args.compile:
         model.compile()
     elif device.type == "cpu":
-        save_multiplications(model)
+        use_winograd(model)
         keep_freed_memory()
     return model
 

@@ -33,9 +33,10 @@ from datasets.filelists import EvaluationFrame, EvaluationSequence
 from infer_vos_dul import ENCODER_BATCH, infer_sequence
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 from models import load_model
-from models.colornet import ColorNet
+from models.colornet import Branches, ColorNet
+from models.label_propagation import context_gaps
 from models.neighbours import Carried, NeighbourPropagation
-from models.propagation import VideoPropagator, context_gaps
+from models.propagation import VideoPropagator
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import run_script
@@ -110,7 +111,7 @@ def make_propagator(args: argparse.Namespace, method: str) -> VideoPropagator:
     options = {"knn": test.KNN, "radius": test.RADIUS, "temperature": test.TEMP, "max_memory": None}
     neighbours = PlainPropagation(test.CXT_SIZE, **options) if method == "plain" else \
         NeighbourPropagation(method=method, **options)
-    return VideoPropagator(model, key=test.KEY, size=test.INFER_WH, neighbours=neighbours,
+    return VideoPropagator(Branches(model, test.KEY), size=test.INFER_WH, neighbours=neighbours,
                            gaps=context_gaps(test.CXT_SIZE, False))
 
 

@@ -33,9 +33,10 @@ from benchmarks.baselines.propagation import propagate_plainly, radius_mask
 from benchmarks.common import alone, peak_memory, width_and_height
 from datasets.synthetic import make_clip
 from models import load_model
-from models.colornet import ColorNet
+from models.colornet import Branches, ColorNet
+from models.label_propagation import context_gaps
 from models.neighbours import Memory, NeighbourPropagation
-from models.propagation import VideoPropagator, context_gaps
+from models.propagation import VideoPropagator
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
@@ -58,7 +59,7 @@ def make_features(args: argparse.Namespace, count: int) -> Tensor:
     torch.manual_seed(0)
     model = load_model(args.model, device) if args.model else \
         ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
-    encoder = VideoPropagator(model, key="merge", size=args.size, neighbours=search("exact", args),
+    encoder = VideoPropagator(Branches(model, "merge"), size=args.size, neighbours=search("exact", args),
                               gaps=context_gaps(1, False))
     return torch.cat([encoder.encode([frame]) for frame in frames])
 
@@ -147,12 +148,12 @@ def main() -> None:
             if i > CONTEXT or (i == CONTEXT and method != "plain"):  # the first frame of ours only warms up
                 *times, result = timed(lambda frame=feature, by=contender: by.propagate(frame), device)
                 full = F.interpolate(result[None], scale_factor=8, mode="bilinear", align_corners=True)[0]
-                strongest = full.argmax(0)
+                classes = full.argmax(0)
                 if method == "plain":
-                    ids = strongest
+                    ids = classes
                 if ids is not None:
                     seconds[method].append(tuple(times))
-                    agreement[method].append((strongest == ids).float().mean().item())
+                    agreement[method].append((classes == ids).float().mean().item())
             contender.take(feature, label)
     del contenders
     with tempfile.TemporaryDirectory() as folder:

@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from benchmarks.common import alone, peak_memory, width_and_height
 from benchmarks.propagation import timed
 from datasets.synthetic import make_clip
-from models.propagation import strongest_class
+from models.propagation import upsampled_argmax
 from models.upsampling import EdgeUpsampling, undecided
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bilinear": lambda labels, picture: strongest_class(labels, picture.shape[:2]),
-    "edge, rgb": EdgeUpsampling().strongest_class,
-    "edge, lab": EdgeUpsampling(colour_space="lab", sigma_colour=0.05).strongest_class,
+    "bilinear": lambda labels, picture: upsampled_argmax(labels, picture.shape[:2]),
+    "edge, rgb": EdgeUpsampling().argmax,
+    "edge, lab": EdgeUpsampling(colour_space="lab", sigma_colour=0.05).argmax,
 }
 CASES = {"3 classes": (3, False), "21 classes": (21, False), "3 classes, noise": (3, True)}  # how many, whether noise
 

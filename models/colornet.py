@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.resnet import Trunk, residual_stage
+from utils.errors import UserError
+from utils.images import normalise
 
 
 class Size(NamedTuple):
@@ -89,6 +91,26 @@ class ColorNet(Trunk):
         maps = self.branches(frames, local=key != "cls", dense=key != "color")
         parts = [F.normalize(x.float(), dim=1) for x in reversed(maps) if x is not None]
         return F.normalize(torch.cat(parts, dim=1), dim=1) if len(parts) > 1 else parts[0]
+
+
+class Branches(nn.Module):
+    """A ColorNet as what propagation takes: frames to one of its features.
+
+    Args:
+        model: in eval mode.
+        key: "color", "cls" or "merge"; `UserError` for the last two without a global head.
+    """
+
+    def __init__(self, model: ColorNet, key: str):
+        super().__init__()
+        if key != "color" and not model.has_global:
+            raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
+                            "use TEST.KEY color or another model")
+        self.model, self.key = model, key
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """RGB frames in [0,1], [N,3,H,W] with H and W multiples of 8, to unit float32 features [N,C,H/8,W/8]."""
+        return self.model.embed(normalise(frames), self.key)
 
 
 def _head(in_channels: int, out_channels: int) -> nn.Sequential:

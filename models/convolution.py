@@ -1,4 +1,4 @@
-"""3x3 convolutions with a quarter of the multiplications, for training on CPUs (Lavin and Gray, 2016).
+"""Winograd convolutions: 3x3 with a quarter of the multiplications, for training on CPUs (Lavin and Gray, 2016).
 
 A tile of 4x4 outputs depends on 6x6 inputs. Moved into another basis by three small matrices, tile and filter need 36
 multiplications for each pair of channels instead of 144: their algorithm F(4x4,3x3).
@@ -25,26 +25,26 @@ B, G, A = (torch.kron(matrix, matrix) for matrix in (INPUTS, FILTERS, OUTPUTS)) 
 WORTH_IT = 64  # channels in, from which on the changes of basis take less than they save
 
 
-def save_multiplications(network: nn.Module) -> nn.Module:
-    """Let the wide 3x3 convolutions of stride 1 train by fewer multiplications, in place; no name changes."""
+def use_winograd(network: nn.Module) -> nn.Module:
+    """Let the wide 3x3 convolutions of stride 1 train as Winograd convolutions, in place; no name changes."""
     for module in network.modules():
         if (type(module) is nn.Conv2d and module.kernel_size == (3, 3) and module.stride == (1, 1)
                 and module.in_channels >= WORTH_IT):
-            module.__class__ = Conv3x3
+            module.__class__ = WinogradConv2d
     return network
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution of stride 1 and padding 1 without bias."""
+class WinogradConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1 and padding 1 without bias, a Winograd convolution in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] to [N,K,H,W]; rounds at 3e-6 where PyTorch's rounds at 1e-6, so that inference keeps the latter."""
         if not self.training or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
-        return _FewMultiplications.apply(x, self.weight)
+        return _Winograd.apply(x, self.weight)
 
 
-class _FewMultiplications(torch.autograd.Function):
+class _Winograd(torch.autograd.Function):
     """y = A (V U^T); backwards the same steps in reverse, from dy by A^T over V and U to x by B^T and U by G^T."""
 
     @staticmethod

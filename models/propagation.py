@@ -1,4 +1,4 @@
-"""From features to masks, frame by frame: context, reference frames and objects (DESIGN section 8).
+"""From frames to masks, one by one: features, objects and pixels (DESIGN section 8).
 
     propagator = build_propagator(load_model("model.pkl", "cpu"), load_settings().TEST)
     ids = propagator.step(first_frame, first_mask)      # uint8 [H,W,3] and [H,W] to uint8 [H,W]
@@ -10,40 +10,24 @@ M classes: channel 0 is the background, each further one an object; [h,w] is the
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.colornet import ColorNet
-from models.neighbours import Carried, Memory, NeighbourPropagation, PreparedFeatures
-from models.upsampling import CLASSES_AT_ONCE, EdgeUpsampling, strongest
+from models.colornet import Branches, ColorNet
+from models.label_propagation import LabelPropagator, context_gaps
+from models.neighbours import NeighbourPropagation
+from models.upsampling import CLASSES_AT_ONCE, EdgeUpsampling, argmax_of_parts
 from utils.config import TestSettings
 from utils.device import PRECISIONS
 from utils.errors import UserError
-from utils.images import normalise
 from utils.masks import object_ids
-
-CUSTOM_GAPS = (*range(1, 11), 12, 14, 16, 18, 20, 23, 26, 30, 34, 39)
-
-
-def context_gaps(count: int, custom_interval: bool) -> tuple[int, ...]:
-    """How many frames back the recent context lies: 1 ... count, or the first `count` of `CUSTOM_GAPS`."""
-    if not custom_interval:
-        return tuple(range(1, count + 1))
-    if count > len(CUSTOM_GAPS):
-        raise UserError(f"--custom_interval has {len(CUSTOM_GAPS)} gaps, so TEST.CXT_SIZE may be at most that; "
-                        f"it is {count}; lower it or leave --custom_interval out")
-    return CUSTOM_GAPS[:count]
-
-
-def context_frames(reference: int, frame: int, gaps: Sequence[int]) -> list[int]:
-    """The context of `frame`: the reference frame, then the recent ones, oldest first; a multiset, repeats count."""
-    return [reference] + [max(reference, frame - gap) for gap in sorted(gaps, reverse=True)]
 
 
 class Prediction(NamedTuple):
@@ -56,130 +40,83 @@ class Prediction(NamedTuple):
     named: tuple[int, ...] = ()  # objects that are nowhere but in `given`
 
 
-class LabelPropagator:
-    """Soft labels through one video, one `step` a frame. Keeps the frames with given labels and what the gaps reach.
+class Encoder(Protocol):
+    """What makes features of frames, such as `models.colornet.Branches`."""
 
-    The reference frames of a class are those that gave its labels. Classes with the same ones are searched together.
-
-    Args:
-        neighbours: the search that carries labels from a context to a frame.
-        gaps: how many frames back each frame of the recent context lies.
-    """
-
-    def __init__(self, neighbours: NeighbourPropagation, gaps: Sequence[int]):
-        self._neighbours = neighbours
-        self._gaps = tuple(gaps)
-        self._references: list[tuple[int, ...]] = []  # of each class, oldest first
-        self._given: dict[int, Memory] = {}  # frames that are somebody's reference, with the labels of all classes
-        self._history: dict[int, Memory] = {}
-        self._frame = 0
-
-    def step(self, features: Tensor, given: Tensor | None = None,
-             classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """The next frame's soft labels and similarities, [M,h,w] both, from its features [C,h,w].
-
-        `given` [m,h,w] in [0,1] are the labels of `classes`: new ones, which follow the known ones, or corrected ones.
-        Left out, they are m new ones. The first frame needs them, with the background as class 0.
-        """
-        if given is None and not self._references:
-            raise ValueError("the first frame needs given labels")
-        query = self._neighbours.prepare(features)
-        labels, similarity = self._predict(query, features)
-        if given is not None:
-            known = len(labels)
-            classes = list(range(known, known + len(given)) if classes is None else classes)
-            labels, similarity, classes = _with_given(labels, similarity, given, classes)
-            self._references += [()] * (len(labels) - known)
-            for i in classes:
-                self._references[i] += (self._frame,)
-            self._given[self._frame] = Memory(query, labels)
-        self._history[self._frame] = Memory(query, labels)
-        self._history.pop(self._frame - max(self._gaps), None)
-        self._frame += 1
-        return labels, similarity
-
-    def _predict(self, query: PreparedFeatures, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels and similarities of all known classes, each from its own context."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, references in enumerate(self._references):
-            groups.setdefault(references, []).append(i)
-        labels, similarity = features.new_empty(2, len(self._references), *features.shape[1:])
-        for references, classes in groups.items():
-            labels[classes], similarity[classes] = self._carry(query, references, classes)
-        return labels, similarity
-
-    def _carry(self, query: PreparedFeatures, references: Sequence[int], classes: list[int]) -> Carried:
-        # What was wrong before the last correction must not come back: recent frames are those since then.
-        _, *recent = context_frames(references[-1], self._frame, self._gaps)
-        some = lambda memory: Memory(memory.features, memory.labels[classes])
-        # One Memory a frame: a repeat is the same object, which the search may count instead of searching twice.
-        memories = {frame: some(self._history[frame]) for frame in set(recent)}
-        return self._neighbours(query, [some(self._given[frame]) for frame in references],
-                                [memories[frame] for frame in recent])
-
-
-def _with_given(labels: Tensor, similarity: Tensor, given: Tensor,
-                classes: list[int]) -> tuple[Tensor, Tensor, list[int]]:
-    """Predicted labels and similarities [M,h,w] with `given` [m,h,w] in the place of `classes`; also whose they are.
-
-    All other classes share what the given ones leave of each cell. Where known objects are corrected, the background
-    takes what they give up, and so is given, too.
-    """
-    known, free = len(labels), 1 - given.sum(0)
-    unknown = given.new_zeros(max(max(classes) + 1 - known, 0), *free.shape)
-    labels, similarity = torch.cat([labels * free, unknown]), torch.cat([similarity, unknown])
-    labels[classes] = given
-    if min(classes) < known:
-        others = [i for i in range(1, known) if i not in classes]
-        labels[0] = (free - labels[others].sum(0)).clamp(min=0)
-        classes = [0, *classes]
-    similarity[classes] = 1
-    return labels, similarity, classes
+    def encode(self, frames: Tensor) -> Tensor:
+        """RGB frames in [0,1], float32 [N,3,H,W], to features [N,C,h,w] of unit length over C."""
 
 
 class VideoPropagator:
-    """Masks of one video from the mask of its first frame: frames in, masks out. One object serves one video.
+    """Masks of one video from the mask of its first frame: frames in, masks out. One object serves one video at a time.
 
     Args:
-        model: in eval mode, on the device to compute on.
-        key: the feature, "color", "cls" or "merge"; `UserError` for the last two without a global head.
-        size: [pixels] (width, height) that frames are resized to, multiples of 8; or their short side, as in
-            `keeping_aspect`.
+        encoder: makes the features; a module in eval mode, or any object with `encode`.
+        size: [pixels] (width, height) that frames are resized to, or what makes it of a frame's width and height.
         neighbours, gaps: as for `LabelPropagator`.
+        device: where it is computed; by default where the encoder's parameters are, the CPU where it has none.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         upsample: "bilinear", or "edge", by which masks follow the colours of the frame (`EdgeUpsampling`).
-        normalise: stretch the labels (`stretched`) before the strongest class of a pixel is taken.
+        normalise: stretch the labels (`stretched`) before the argmax.
         background: weight of the background's labels then.
+
+    Its methods raise `ValueError` for what is no frame, no mask or no feature, and change nothing then.
     """
 
-    def __init__(self, model: ColorNet, *, key: str, size: tuple[int, int] | int, neighbours: NeighbourPropagation,
-                 gaps: Sequence[int], precision: str = "fp32", upsample: str = "bilinear",
-                 normalise: bool = False, background: float = 1):
-        if key != "color" and not model.has_global:
-            raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
-                            "use TEST.KEY color or another model")
-        self._model, self._key, self._size, self._dtype = model, key, size, PRECISIONS[precision]
-        self._device = next(model.parameters()).device
+    def __init__(self, encoder: Encoder, *, size: tuple[int, int] | Callable[[int, int], tuple[int, int]],
+                 neighbours: NeighbourPropagation, gaps: Sequence[int], device: torch.device | str | None = None,
+                 precision: str = "fp32", upsample: str = "bilinear", normalise: bool = False, background: float = 1):
+        if device is None:
+            parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
+            device = next((parameter.device for parameter in parameters), "cpu")
+        self._encoder, self._device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
+        self._size = size
         self._labels = LabelPropagator(neighbours, gaps)
         self._edges = EdgeUpsampling() if upsample == "edge" else None
         self._normalise, self._background = normalise, background
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a video."""
         self._ids: list[int] = []
+        self._frame_shape: tuple[int, int] | None = None  # [H,W] of all frames of the video
+        self._labels.reset()
+
+    @torch.inference_mode()
+    def delete(self, ids: Sequence[int]) -> None:
+        """Forget objects: from the next frame on they are background. An id may be given again later.
+
+        `ValueError` for 0 and for ids that are not known.
+        """
+        unknown = sorted(set(ids) - set(self._ids[1:]))
+        if unknown:
+            raise ValueError(f"objects to delete are among {self._ids[1:]}; got {unknown}")
+        self._labels.delete([self._ids.index(i) for i in set(ids)])
+        self._ids = [i for i in self._ids if i not in ids]
 
     def step(self, frame: np.ndarray, mask: np.ndarray | None = None, *, correct: bool = False) -> np.ndarray:
         """The next frame, uint8 RGB [H,W,3], to its index mask, uint8 [H,W]; see `predict` for the rest."""
+        self._check_mask(mask, self._check_frames([frame]))
         return self.index_mask(self.predict(self.encode([frame])[0], mask, correct=correct), frame)
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[np.ndarray]) -> Tensor:
-        """Frames, uint8 RGB [H,W,3] each, to unit features [N,C,h,w], float32; for several frames at once."""
-        (height, width), size = frames[0].shape[:2], self._size
-        width, height = keeping_aspect(width, height, size) if isinstance(size, int) else size
+        """Frames, uint8 RGB [H,W,3] each, to unit features [N,C,h,w], float32; for several frames at once.
+
+        `UserError` for a frame of another size than the video's others.
+        """
+        height, width = shape = self._check_frames(frames)
+        width, height = self._size(width, height) if callable(self._size) else self._size
         pictures = [torch.from_numpy(np.ascontiguousarray(frame)).to(self._device) for frame in frames]
-        resized = [resize(normalise(picture.permute(2, 0, 1)), (height, width)) for picture in pictures]
+        resized = [resize(picture.permute(2, 0, 1).float() / 255, (height, width)) for picture in pictures]
         # [N,3,H,W] with the channels last in memory: convolutions are a sixth faster that way.
         batch = torch.stack(resized).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return self._model.embed(batch, self._key)
+            features = self._encoder.encode(batch).float()
+        if self._frame_shape is None:
+            _check_features(features, len(frames))
+        self._frame_shape = shape
+        return features
 
     @torch.inference_mode()
     def predict(self, features: Tensor, mask: np.ndarray | None = None, *, correct: bool = False) -> Prediction:
@@ -191,19 +128,19 @@ class VideoPropagator:
             correct: take all ids of `mask`: those of known objects correct them from this frame on.
 
         Raises:
-            ValueError: the first frame has no mask, or the mask is not uint8 [H,W].
+            ValueError: the first frame has no mask, or the mask is not uint8 [H,W] of the frames' size.
         """
+        self._check_mask(mask, self._frame_shape)
         if mask is None:
             return Prediction(tuple(self._ids), *self._labels.step(features))
-        if mask.dtype != np.uint8 or mask.ndim != 2:
-            raise ValueError(f"a mask is uint8 [H,W]; got {mask.dtype} {mask.shape}")
         first, found = not self._ids, object_ids(np.ascontiguousarray(mask))
         named = found if correct and not first else sorted({0, *found} - set(self._ids))
-        self._ids += [i for i in named if i not in self._ids]
+        ids = self._ids + [i for i in named if i not in self._ids]
         given = self._soft_labels(mask, named, features.shape[1:]) if named else None
-        labels, similarity = self._labels.step(features, given, [self._ids.index(i) for i in named])
+        labels, similarity = self._labels.step(features, given, [ids.index(i) for i in named])
+        self._ids = ids
         certain = mask if first or correct else None
-        return Prediction(tuple(self._ids), labels, similarity, certain, tuple(named) if certain is not None else ())
+        return Prediction(tuple(ids), labels, similarity, certain, tuple(named) if certain is not None else ())
 
     @torch.inference_mode()
     def index_mask(self, prediction: Prediction, frame: np.ndarray) -> np.ndarray:
@@ -217,13 +154,33 @@ class VideoPropagator:
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
         labels = weighed(prediction.labels, self._normalise, self._background)
-        winner = self._edges.strongest_class(labels, frame) if self._edges else \
-            strongest_class(labels, frame.shape[:2])
-        mask = np.array(prediction.ids, np.uint8)[winner.cpu().numpy()]
+        channel = self._edges.argmax(labels, frame) if self._edges else upsampled_argmax(labels, frame.shape[:2])
+        mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
         if given is None:
             return mask
         mask[np.isin(mask, prediction.named)] = 0
         return np.where(given > 0, given, mask)
+
+    def _check_frames(self, frames: Sequence[np.ndarray]) -> tuple[int, int]:
+        """The size [H,W] of the video's frames."""
+        for frame in frames:
+            if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 \
+                    or frame.shape[2] != 3 or not frame.size:
+                raise ValueError(f"a frame is RGB with levels 0 to 255, uint8 [H,W,3]; got {_kind(frame)}; convert it")
+        shapes = [self._frame_shape or frames[0].shape[:2], *(frame.shape[:2] for frame in frames)]
+        if len(set(shapes)) > 1:
+            sizes = " and ".join(sorted({f"{width}x{height}" for height, width in shapes}))
+            raise UserError(f"the frames of a video have one size; here are {sizes}; resize them to one")
+        return shapes[0]
+
+    def _check_mask(self, mask: np.ndarray | None, shape: tuple[int, int] | None) -> None:
+        if mask is None:
+            if not self._ids:
+                raise ValueError("the first frame of a video needs a mask; give it, of zeros where there is no object")
+        elif not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.ndim != 2 or not mask.size:
+            raise ValueError(f"a mask holds object ids, uint8 [H,W]; got {_kind(mask)}; convert it")
+        elif shape and mask.shape != shape:
+            raise ValueError(f"a mask has the size of its frame {shape}; it is {mask.shape}; resize it by nearest")
 
     def _soft_labels(self, mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int]) -> Tensor:
         """Index mask [H,W] to the share of each id in every feature cell, [m,h,w]."""
@@ -231,13 +188,38 @@ class VideoPropagator:
         return torch.cat([resize((index == i)[None].float(), shape) for i in ids])
 
 
-def build_propagator(model: ColorNet, settings: TestSettings, *, precision: str = "fp32",
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _check_features(features: Tensor, frames: int) -> None:
+    """`ValueError` where an encoder's output is not what the search takes; it compares by products of unit vectors."""
+    if features.ndim != 4 or len(features) != frames or 0 in features.shape:
+        raise ValueError(f"features are [N,C,h,w], here with N = {frames}; the encoder gave {tuple(features.shape)}")
+    off = (torch.linalg.vector_norm(features, dim=1) - 1).abs().amax()
+    if not off < 1e-2:
+        raise ValueError(f"features have unit length over their channels; the encoder's are off by {off:.3g}; let it "
+                         "normalise them")
+
+
+@functools.lru_cache(maxsize=16)
+def _table(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """The object id of each channel, uint8 [M]."""
+    return torch.tensor(ids, dtype=torch.uint8, device=device)
+
+
+def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, precision: str = "fp32",
                      method: str = "exact", max_memory: int | None = None) -> VideoPropagator:
-    """A `VideoPropagator` by the YAML file's section TEST; `method` and `max_memory` [bytes] are the search's."""
+    """A `VideoPropagator` by the YAML file's section TEST; `method` and `max_memory` [bytes] are the search's.
+
+    A ColorNet gives the feature that TEST.KEY names; `UserError` where it has none of this kind.
+    """
+    encoder = Branches(encoder, settings.KEY) if isinstance(encoder, ColorNet) else encoder
     neighbours = NeighbourPropagation(knn=settings.KNN, radius=settings.RADIUS, temperature=settings.TEMP,
                                       method=method, max_memory=max_memory)
-    size = settings.INFER_WH if any(settings.INFER_WH) else settings.INPUT_SIZE
-    return VideoPropagator(model, key=settings.KEY, size=size, neighbours=neighbours, precision=precision,
+    size = settings.INFER_WH if any(settings.INFER_WH) else functools.partial(
+        keeping_aspect, short_side=settings.INPUT_SIZE)
+    return VideoPropagator(encoder, size=size, neighbours=neighbours, precision=precision,
                            gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE,
                            normalise=settings.NORMALISE, background=settings.BACKGROUND)
 
@@ -263,11 +245,11 @@ def stretched(labels: Tensor) -> Tensor:
 
 
 def weighed(labels: Tensor, normalise: bool, background: float) -> Tensor:
-    """Soft labels [M,h,w] as they count when the strongest class of a pixel is taken; see `VideoPropagator`."""
+    """Soft labels [M,h,w] as they count in the argmax; see `VideoPropagator`."""
     labels = stretched(labels) if normalise else labels
     return torch.cat([labels[:1] * background, labels[1:]])
 
 
-def strongest_class(labels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Soft labels [M,h,w] to the channel that is largest at each pixel of the full size, [H,W]; of equals the first."""
-    return strongest(resize(part, shape) for part in labels.split(CLASSES_AT_ONCE))
+def upsampled_argmax(labels: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The argmax over channels of soft labels [M,h,w] resized to the full size, [H,W]; of equals the first."""
+    return argmax_of_parts(resize(part, shape) for part in labels.split(CLASSES_AT_ONCE))

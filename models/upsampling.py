@@ -1,6 +1,6 @@
 """From the coarse label map to the picture's pixels, along the edges of the picture (DESIGN section 8).
 
-    strongest = EdgeUpsampling().strongest_class(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
+    classes = EdgeUpsampling().argmax(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
 
 Bilinear resizing takes a pixel's labels from the cells around it and ends masks in round boundaries. What the picture
 knows better is added: with the cells c of a window around pixel p,
@@ -101,20 +101,20 @@ class EdgeUpsampling:
         self.sigma_colour, self.sigma_distance = sigma_colour, sigma_distance
 
     @torch.inference_mode()
-    def strongest_class(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
+    def argmax(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
         """Soft labels [M,h,w] and the picture, uint8 RGB [H,W,3], to each pixel's largest channel, int64 [H,W].
 
         Of equals the first. Memory beyond the result and copies of picture and labels hardly grows with H*W and M.
         `ValueError` for other shapes or types.
         """
         with self._windows(labels, picture) as windows:
-            of_cells = strongest(labels.split(CLASSES_AT_ONCE))  # [h,w]
+            of_cells = argmax_of_parts(labels.split(CLASSES_AT_ONCE))  # [h,w]
             result = of_cells[:, windows.columns.nearest][windows.rows.nearest]  # [H,W]
 
             def fill(tiles: Tensor) -> None:
                 weights, cells, pixels = windows.weigh(tiles)
                 maps = (mix(part, cells, weights) for part in labels.split(CLASSES_AT_ONCE))
-                result.view(-1)[pixels] = strongest(maps)
+                result.view(-1)[pixels] = argmax_of_parts(maps)
 
             # Where the weights of a window cannot change its class none are needed: see `undecided`.
             windows.for_tiles(fill, undecided(labels, self.window))
@@ -122,7 +122,7 @@ class EdgeUpsampling:
 
     @torch.inference_mode()
     def soft_labels(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
-        """The soft labels [M,H,W] of the pixels, of which `strongest_class` is the argmax; arguments as there.
+        """The soft labels [M,H,W] of the pixels, of which `argmax` is the argmax; arguments as there.
 
         They sum to what those of the cells do; single ones may leave [0,1].
         """
@@ -245,7 +245,7 @@ def mix(labels: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
     return torch.bmm(pick(labels.flatten(1).T, cells).transpose(1, 2), weights).transpose(0, 1)
 
 
-def strongest(parts: Iterable[Tensor]) -> Tensor:
+def argmax_of_parts(parts: Iterable[Tensor]) -> Tensor:
     """Soft labels [M,...], in parts [m,...] that follow one another, to the largest channel, [...]; of equals the
     first.
     """

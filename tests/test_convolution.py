@@ -1,4 +1,4 @@
-"""Convolutions by fewer multiplications are convolutions: outputs, gradients, and where they are used."""
+"""Winograd convolutions are convolutions: outputs, gradients, and where they are used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import nn
 import trainColorNetDUL_benchmark as training
 from losses import build_objective
 from models.colornet import ColorNet
-from models.convolution import Conv3x3, save_multiplications
+from models.convolution import WinogradConv2d, use_winograd
 from tests.test_losses import config, small_batch
 from utils.config import load_settings
 
-FEW = "models.convolution._FewMultiplications.apply"
+WINOGRAD = "models.convolution._Winograd.apply"
 
 
 def layer(channels=64, outputs=5, **options):
     made = nn.Conv2d(channels, outputs, 3, padding=1, bias=False, **options)
-    return save_multiplications(nn.Sequential(made))[0]
+    return use_winograd(nn.Sequential(made))[0]
 
 
 def results(convolve, x, weight, gradient):
@@ -43,7 +43,7 @@ def test_outputs_and_gradients_are_those_of_the_convolution(height, width, dtype
 
 def test_inference_and_half_precision_keep_the_plain_convolution(monkeypatch):
     calls = []
-    monkeypatch.setattr(FEW, lambda x, weight: calls.append(x.dtype) or F.conv2d(x, weight, padding=1))
+    monkeypatch.setattr(WINOGRAD, lambda x, weight: calls.append(x.dtype) or F.conv2d(x, weight, padding=1))
     conv, x = layer(), torch.randn(1, 64, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         conv(x)
@@ -55,7 +55,7 @@ def test_inference_and_half_precision_keep_the_plain_convolution(monkeypatch):
 
 def test_only_wide_convolutions_of_stride_one_are_replaced():
     kinds = [type(layer()), type(layer(channels=32)), type(layer(stride=2))]
-    assert kinds == [Conv3x3, nn.Conv2d, nn.Conv2d]
+    assert kinds == [WinogradConv2d, nn.Conv2d, nn.Conv2d]
 
 
 def test_a_prepared_network_has_the_losses_and_gradients_of_the_plain_one():
@@ -64,7 +64,8 @@ def test_a_prepared_network_has_the_losses_and_gradients_of_the_plain_one():
     prepared = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).double()
     prepared.load_state_dict(plain.state_dict())
     training.prepare_model(prepared, training.parse_arguments([]), torch.device("cpu"))
-    assert sum(type(module) is Conv3x3 for module in prepared.modules()) == 19  # layers 2 to 6 but for the stride
+    convolutions = [module for module in prepared.modules() if type(module) is WinogradConv2d]
+    assert len(convolutions) == 19  # layers 2 to 6 but for the stride
     batch = {branch: {name: value.double() for name, value in views.items()}
              for branch, views in small_batch().items()}
     totals = []

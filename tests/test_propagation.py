@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.colornet import ColorNet
-from models.neighbours import Carried, Memory
-from models.propagation import (
-    CLASSES_AT_ONCE,
-    CUSTOM_GAPS,
-    LabelPropagator,
-    build_propagator,
-    context_frames,
-    context_gaps,
-    keeping_aspect,
-    stretched,
-    strongest_class,
-)
+from models.label_propagation import CUSTOM_GAPS, LabelPropagator, context_frames, context_gaps
+from models.neighbours import Carried, Memory, NeighbourPropagation
+from models.propagation import build_propagator, keeping_aspect, stretched, upsampled_argmax
+from models.upsampling import CLASSES_AT_ONCE
 from tests.helpers import golden_json, golden_weights
 from utils.config import load_settings
 from utils.errors import UserError
@@ -168,14 +161,14 @@ def test_the_first_frame_needs_labels():
 
 
 @pytest.mark.parametrize("classes", [1, 5, CLASSES_AT_ONCE, 2 * CLASSES_AT_ONCE + 3])
-def test_strongest_class_is_the_argmax_of_the_full_size_map(classes):
+def test_argmax_is_that_of_the_full_size_map(classes):
     labels = torch.rand((classes, 6, 8), generator=torch.Generator().manual_seed(classes))
     whole = F.interpolate(labels[None], (45, 61), mode="bilinear", align_corners=True)[0].argmax(0)
-    assert torch.equal(strongest_class(labels, (45, 61)), whole)
+    assert torch.equal(upsampled_argmax(labels, (45, 61)), whole)
 
 
 def test_equal_shares_go_to_the_first_class():
-    assert strongest_class(torch.ones(2 * CLASSES_AT_ONCE, 4, 4), (4, 4)).max() == 0
+    assert upsampled_argmax(torch.ones(2 * CLASSES_AT_ONCE, 4, 4), (4, 4)).max() == 0
 
 
 def test_first_frame_is_as_given_and_identical_frames_keep_the_mask(model, frames):
@@ -257,18 +250,164 @@ def test_precision_is_the_encoders(model, frames, precision):
     assert F.cosine_similarity(exact, half).min() > 0.99
 
 
-def test_wrong_use_is_refused(model, frames):
-    with pytest.raises(ValueError, match="first frame"):
-        propagator(model).step(frames[0])
-    with pytest.raises(ValueError, match="size"):
-        propagator(model).step(frames[0], np.zeros((H, W + 1), np.uint8))
-    with pytest.raises(ValueError, match="uint8"):
-        propagator(model).step(frames[0], np.zeros((H, W), np.int64))
+class MeanColours:
+    """An encoder that is no network: the colours of cells of four pixels, as unit vectors."""
+
+    def encode(self, rgb):
+        assert rgb.dtype == torch.float32 and rgb.min() >= 0 and rgb.max() < 1.001
+        return F.normalize(F.avg_pool2d(rgb, 4) + 0.01, dim=1)
+
+
+def test_anything_that_encodes_frames_can_carry_masks(frames):
+    settings = load_settings(overrides=["TEST.INFER_WH", f"[{W}, {H}]", "TEST.KNN", "1"]).TEST
+    video = build_propagator(MeanColours(), settings)
+    assert video.encode(frames[:2]).shape == (2, 3, H // 4, W // 4)
+    mask = blocks(0, 3, 4)
+    assert np.array_equal(video.step(frames[0], mask), mask)
+    assert (video.step(frames[0]) == mask).mean() > 0.9
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda features: 2 * features, "unit length"), (lambda features: features * torch.nan, "unit length"),
+    (lambda features: features[0], "N = 1"), (lambda features: features[:, :, :0], "N = 1")])
+def test_features_that_the_search_cannot_take_are_refused(frames, wrong, words):
+    encoder = MeanColours()
+    encoder.encode = lambda rgb: wrong(MeanColours().encode(rgb))
+    with pytest.raises(ValueError, match=words):
+        build_propagator(encoder, load_settings().TEST).encode(frames[:1])
+
+
+def test_a_feature_without_its_head_is_refused(frames):
     local = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=128).eval()
     for key in ("cls", "merge"):
         with pytest.raises(UserError, match="is_dul"):
             propagator(local, "TEST.KEY", key)
     assert propagator(local, "TEST.KEY", "color").encode(frames[:1]).shape == (1, 128, H // 8, W // 8)
+
+
+FRAME = np.zeros((H, W, 3), np.uint8)
+
+
+@pytest.mark.parametrize("frame", [
+    FRAME.astype(np.float32), FRAME + 0.5, FRAME.astype(np.uint16), FRAME.astype(np.int64), FRAME[..., 0],
+    FRAME[..., :1], np.zeros((H, W, 4), np.uint8), FRAME[:0], torch.zeros(H, W, 3, dtype=torch.uint8), None])
+def test_frames_are_uint8_rgb(model, frame):
+    with pytest.raises(ValueError, match=r"uint8 \[H,W,3\]; got"):
+        propagator(model).step(frame, blocks(1))
+
+
+@pytest.mark.parametrize("correct", [False, True])
+@pytest.mark.parametrize("wrong", [
+    np.zeros((H, W + 1), np.uint8), np.zeros((W, H), np.uint8), np.zeros((H, W), np.int64), np.zeros((H, W), bool),
+    np.zeros((H, W, 1), np.uint8), [[0, 1]]])
+def test_a_refused_mask_leaves_the_video_as_it_was(model, frames, wrong, correct):
+    plain, video = propagator(model), propagator(model)
+    with pytest.raises(ValueError, match="mask"):
+        video.step(frames[0], wrong)
+    for t, mask in enumerate((blocks(1, 2), None, blocks(0, 3, 1), None)):
+        if t:
+            with pytest.raises(ValueError, match="mask"):
+                video.step(frames[t], wrong, correct=correct)
+        after, wanted = (each.step(frames[t], mask, correct=correct) for each in (video, plain))
+        assert np.array_equal(after, wanted)
+
+
+def test_a_search_that_fails_leaves_the_video_as_it_was(model, frames, monkeypatch):
+    plain, video = propagator(model), propagator(model)
+    for each in (plain, video):
+        each.step(frames[0], blocks(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(NeighbourPropagation, "__call__", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            video.step(frames[1], blocks(0, 2))
+    for t, mask in ((1, blocks(0, 2)), (2, None)):
+        assert np.array_equal(video.step(frames[t], mask), plain.step(frames[t], mask))
+
+
+def test_the_first_frame_needs_a_mask_and_all_have_its_size(model, frames):
+    video = propagator(model)
+    with pytest.raises(ValueError, match="first frame"):
+        video.step(frames[0][:8])
+    video.step(frames[0], blocks(1))
+    with pytest.raises(UserError, match=f"{W}x{H - 8} and {W}x{H}"):
+        video.step(frames[1][8:])
+    with pytest.raises(UserError, match="one size"):
+        video.encode([frames[1], frames[2][8:]])
+
+
+def test_reset_starts_another_video(model, frames):
+    video, fresh = propagator(model), propagator(model)
+    video.step(frames[3], blocks(1, 2, 3))
+    video.step(frames[4], blocks(0, 0, 0, 9))
+    video.reset()
+    with pytest.raises(ValueError, match="first frame"):
+        video.step(frames[0])
+    tall = lambda image: np.ascontiguousarray(image.swapaxes(0, 1))
+    for t, mask in enumerate((blocks(0, 5), None, None)):
+        given = None if mask is None else tall(mask)
+        assert np.array_equal(video.step(tall(frames[t]), given), fresh.step(tall(frames[t]), given))
+
+
+def test_a_deleted_object_is_background_and_the_others_do_not_notice(model, frames):
+    plain, video = propagator(model), propagator(model)
+    for each in (plain, video):
+        each.step(frames[0], blocks(1, 2, 3))
+        each.step(frames[1], blocks(0, 0, 0, 0, 0, 6))
+        each.step(frames[2])
+    with pytest.raises(ValueError, match="got \\[0, 5\\]"):
+        video.delete([0, 2, 5])
+    video.delete([2, 6])
+    wanted, mask = plain.step(frames[3]), video.step(frames[3])
+    assert set(np.unique(mask)) == {0, 1, 3}
+    away = ~np.isin(wanted, (2, 6))
+    assert (mask[away] == wanted[away]).mean() > 0.98 and (mask[~away] == 0).mean() > 0.9
+    again = video.step(frames[4], blocks(0, 0, 0, 0, 0, 0, 2))
+    assert (again[15:21, 34:46] == 2).all(), "the id is free again"
+    video.delete([1, 2, 3])
+    assert not video.step(frames[5]).any()
+
+
+def test_deleted_labels_go_to_the_background_in_every_frame_kept():
+    neighbours = FakeNeighbours()
+    labels = LabelPropagator(neighbours, (1, 2))
+    cell = lambda *values: torch.tensor(values)[:, None, None].repeat(1, 2, 2)
+    labels.step(feature(0), cell(0.5, 0.25, 0.25))
+    labels.step(feature(1), cell(0.5))  # class 3
+    labels.delete([1])
+    neighbours.asked.clear()
+    assert labels.step(feature(2))[0][:, 0, 0].tolist() == [0.75, 0.25, 0.5]
+    (_, (first,), recent), (_, (late,), _) = neighbours.asked
+    assert first.labels[:, 0, 0].tolist() == [0.75, 0.25] and late.labels[:, 0, 0].tolist() == [0.5]
+    assert recent[1].labels[:, 0, 0].tolist() == [0.375, 0.125]
+
+
+class ListsToTensors(TorchDispatchMode):
+    """Counts what would be a blocking copy to a GPU: tensors made of lists, and indexing by such tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if function.overloadpacket in (torch.ops.aten.lift_fresh, torch.ops.aten.index, torch.ops.aten.index_put_):
+            self.seen.append((function.overloadpacket, result.dtype))
+        return result
+
+
+def test_a_frame_makes_no_tensor_of_a_list_and_the_mask_leaves_as_uint8(model, frames):
+    video = propagator(model)
+    video._labels._neighbours = FakeNeighbours()  # the search has its own
+    video.step(frames[0], blocks(1, 2))
+    video.step(frames[1], blocks(0, 0, 0, 7))  # two groups of references
+    features = video.encode(frames[2:4])
+    video.index_mask(video.predict(features[0]), frames[2])
+    with ListsToTensors() as lists:
+        prediction = video.predict(features[1])
+    assert not lists.seen
+    with ListsToTensors() as lists:
+        video.index_mask(prediction, frames[3])
+    assert lists.seen == [(torch.ops.aten.index, torch.uint8)], "the ids, by a tensor that is on the device"
 
 
 @pytest.mark.parametrize(("frame", "short_side", "expected"), [

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from models import upsampling
 from models.colornet import ColorNet
-from models.propagation import build_propagator, strongest_class
+from models.propagation import build_propagator, upsampled_argmax
 from models.upsampling import EdgeUpsampling, lay_axis
 from utils.config import load_settings
 from utils.images import rgb_to_lab
@@ -84,9 +84,9 @@ def test_it_is_the_bilinear_map_and_what_colours_add(h, w, H, W, options):
     ranked = np.sort(wanted, 0)
     clear = ranked[-1] - ranked[-2] > 1e-5
     assert clear.mean() > 0.99
-    strongest = method.strongest_class(labels, picture)
-    assert strongest.dtype == torch.int64
-    assert np.array_equal(strongest.numpy()[clear], wanted.argmax(0)[clear])
+    classes = method.argmax(labels, picture)
+    assert classes.dtype == torch.int64
+    assert np.array_equal(classes.numpy()[clear], wanted.argmax(0)[clear])
 
 
 def test_weights_by_hand():
@@ -110,7 +110,7 @@ def test_labels_end_at_the_edge_of_the_picture():
     picture[object_mask] = (200, 30, 60)
     share = F.interpolate(torch.from_numpy(object_mask)[None, None].float(), (8, 10), mode="area")[0]
     labels = torch.cat([1 - share, share])
-    edge = EdgeUpsampling().strongest_class(labels, picture).numpy() == 1
+    edge = EdgeUpsampling().argmax(labels, picture).numpy() == 1
     bilinear = F.interpolate(labels[None], (64, 80), mode="bilinear", align_corners=True)[0].argmax(0).numpy() == 1
     assert (bilinear != object_mask).sum() > 90
     assert (edge != object_mask).sum() < 10
@@ -123,7 +123,7 @@ def test_a_flat_picture_is_resized_bilinearly(colour_space, colour):
     bilinear = F.interpolate(labels[None], (39, 50), mode="bilinear", align_corners=True)[0]
     method = EdgeUpsampling(colour_space=colour_space, sigma_colour=1e-3)
     torch.testing.assert_close(method.soft_labels(labels, picture), bilinear, rtol=0, atol=2e-6)
-    assert (method.strongest_class(labels, picture) == bilinear.argmax(0)).float().mean() > 0.999
+    assert (method.argmax(labels, picture) == bilinear.argmax(0)).float().mean() > 0.999
     torch.testing.assert_close(EdgeUpsampling(sigma_colour=1e9).soft_labels(labels, patches(39, 50)), bilinear,
                                rtol=0, atol=2e-6)
 
@@ -138,7 +138,7 @@ def test_what_needs_no_weights_is_what_they_would_give(classes, sharpness):
     picture = np.random.default_rng(0).integers(0, 2, (121, 157, 3)).astype(np.uint8) * 255
     picture[:60] = patches(60, 157)
     method = EdgeUpsampling(sigma_colour=0.02)
-    assert torch.equal(method.strongest_class(labels, picture), method.soft_labels(labels, picture).argmax(0))
+    assert torch.equal(method.argmax(labels, picture), method.soft_labels(labels, picture).argmax(0))
 
 
 def test_windows_without_a_boundary_are_left_alone():
@@ -163,7 +163,7 @@ def test_no_object_out_of_its_reach():
     labels[0] = 0.1
     labels[:, 4, 4] = torch.tensor([0.0, 1.0])
     noise = np.random.default_rng(1).integers(0, 256, (73, 73, 3)).astype(np.uint8)
-    found = EdgeUpsampling().strongest_class(labels, noise).bool()
+    found = EdgeUpsampling().argmax(labels, noise).bool()
     assert found.any()
     # Cells are 9 pixels apart: the windows that hold the cell at 36 belong to pixels nearest to the cells 2 to 6.
     assert not found[:14].any() and not found[59:].any() and not found[:, :14].any() and not found[:, 59:].any()
@@ -173,9 +173,9 @@ def test_no_object_out_of_its_reach():
 def test_equal_shares_go_to_the_first_class():
     labels = torch.zeros(40, 5, 6)
     labels[[7, 20, 33]] = 1
-    assert (EdgeUpsampling().strongest_class(labels, patches(33, 47)) == 7).all()
+    assert (EdgeUpsampling().argmax(labels, patches(33, 47)) == 7).all()
     labels[7, 2, 3] = 0  # now there are windows with two answers
-    assert set(EdgeUpsampling().strongest_class(labels, patches(33, 47)).unique().tolist()) <= {7, 20}
+    assert set(EdgeUpsampling().argmax(labels, patches(33, 47)).unique().tolist()) <= {7, 20}
 
 
 @pytest.fixture
@@ -193,19 +193,19 @@ def small_parts(monkeypatch):
 @pytest.mark.parametrize("colour_space", ["rgb", "lab"])
 def test_parts_do_not_show(request, colour_space):
     labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), EdgeUpsampling(colour_space=colour_space)
-    soft, strongest = method.soft_labels(labels, picture), method.strongest_class(labels, picture)
-    assert torch.equal(soft.argmax(0), strongest)
+    soft, classes = method.soft_labels(labels, picture), method.argmax(labels, picture)
+    assert torch.equal(soft.argmax(0), classes)
     request.getfixturevalue("small_parts")
     torch.testing.assert_close(method.soft_labels(labels, picture), soft, rtol=0, atol=1e-6)
-    assert torch.equal(method.strongest_class(labels, picture), strongest)
+    assert torch.equal(method.argmax(labels, picture), classes)
 
 
 def test_threads_do_not_show(small_parts):
     labels, picture = soft_labels(5, 6, 8), patches(47, 61)
-    alone = EdgeUpsampling().strongest_class(labels, picture)
+    alone = EdgeUpsampling().argmax(labels, picture)
     torch.set_num_threads(2)
     try:
-        assert torch.equal(EdgeUpsampling().strongest_class(labels, picture), alone)
+        assert torch.equal(EdgeUpsampling().argmax(labels, picture), alone)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_classes_or_pixels(monkeypatch):
     monkeypatch.setattr(upsampling, "mix", lambda labels, cells, weights: (
         taken.append((len(labels), weights.numel())), mix(labels, cells, weights))[1])
     labels = soft_labels(70, 3, 3)
-    EdgeUpsampling().strongest_class(labels, patches(300, 400))
+    EdgeUpsampling().argmax(labels, patches(300, 400))
     assert max(classes for classes, _ in taken) <= upsampling.CLASSES_AT_ONCE
     assert max(weights for _, weights in taken) <= upsampling.WEIGHTS_AT_ONCE["cpu"]
     assert sum(weights for _, weights in taken) > 2 * upsampling.WEIGHTS_AT_ONCE["cpu"], "the parts were never needed"
@@ -226,11 +226,11 @@ def test_memory_does_not_grow_with_classes_or_pixels(monkeypatch):
 def test_pictures_may_be_views_and_tensors():
     picture = patches(30, 40)
     labels = soft_labels(2, 4, 5)
-    wanted = EdgeUpsampling().strongest_class(labels, picture[:, ::-1].copy())
-    assert torch.equal(EdgeUpsampling().strongest_class(labels, picture[:, ::-1]), wanted)
-    assert torch.equal(EdgeUpsampling().strongest_class(labels, torch.from_numpy(picture).flip(1)), wanted)
+    wanted = EdgeUpsampling().argmax(labels, picture[:, ::-1].copy())
+    assert torch.equal(EdgeUpsampling().argmax(labels, picture[:, ::-1]), wanted)
+    assert torch.equal(EdgeUpsampling().argmax(labels, torch.from_numpy(picture).flip(1)), wanted)
     transposed = torch.from_numpy(np.ascontiguousarray(picture[:, ::-1].transpose(2, 0, 1))).permute(1, 2, 0)
-    assert torch.equal(EdgeUpsampling().strongest_class(labels, transposed), wanted)
+    assert torch.equal(EdgeUpsampling().argmax(labels, transposed), wanted)
 
 
 def test_wrong_use_is_refused():
@@ -241,7 +241,7 @@ def test_wrong_use_is_refused():
             EdgeUpsampling(**options)
     for bad in (labels[0], labels.long(), labels.double(), labels[:0]):
         with pytest.raises(ValueError, match="soft labels"):
-            EdgeUpsampling().strongest_class(bad, picture)
+            EdgeUpsampling().argmax(bad, picture)
     for bad in (picture[..., 0], picture.astype(np.float32), picture[..., :2]):
         with pytest.raises(ValueError, match="picture"):
             EdgeUpsampling().soft_labels(labels, bad)
@@ -257,8 +257,8 @@ def test_lab_as_8_bit_pictures_hold_it():
 
 
 @pytest.mark.parametrize(("upsample", "wanted"), [
-    ("bilinear", lambda labels, frame: strongest_class(labels, frame.shape[:2])),
-    ("edge", lambda labels, frame: EdgeUpsampling().strongest_class(labels, frame))])
+    ("bilinear", lambda labels, frame: upsampled_argmax(labels, frame.shape[:2])),
+    ("edge", lambda labels, frame: EdgeUpsampling().argmax(labels, frame))])
 def test_the_propagator_upsamples_as_it_is_told(upsample, wanted):
     torch.manual_seed(0)
     model = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=16).eval()
@@ -279,5 +279,5 @@ def test_the_gpu_gives_the_classes_of_the_cpu(options):
     labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), EdgeUpsampling(**options)
     on_gpu = method.soft_labels(labels.cuda(), picture).cpu()
     assert (on_gpu - method.soft_labels(labels, picture)).abs().max() < (1e-5 if not options else 0.1)
-    gpu, cpu = (method.strongest_class(on, picture).cpu() for on in (labels.cuda(), labels))
+    gpu, cpu = (method.argmax(on, picture).cpu() for on in (labels.cuda(), labels))
     assert (gpu == cpu).float().mean() >= 0.999

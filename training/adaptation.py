@@ -16,7 +16,7 @@ from losses import build_objective
 from losses.objective import refuse_non_finite
 from models import model_train_config
 from models.colornet import ColorNet
-from models.convolution import save_multiplications
+from models.convolution import use_winograd
 from training.schedule import build_optimiser
 from utils.config import Settings
 
@@ -50,7 +50,7 @@ class Adaptation:
         device = next(self._model.parameters()).device
         model = copy.deepcopy(self._model).train().to(memory_format=torch.channels_last)
         if device.type == "cpu":
-            save_multiplications(model)
+            use_winograd(model)
         optimiser = build_optimiser(model, self._settings)
         for step in trange(self._steps, desc="adapting", unit="step", leave=False, disable=None):
             batch = checked(collate([clips[0, step]]))

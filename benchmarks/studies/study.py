@@ -37,8 +37,9 @@ from datasets.filelists import EvaluationSequence, find_list, read_evaluation_li
 from evaluation.davis_metrics import evaluate_sequence, statistics
 from models import load_model
 from models.colornet import ColorNet
+from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
-from models.propagation import LabelPropagator, context_gaps, resize, strongest_class, weighed
+from models.propagation import resize, upsampled_argmax, weighed
 from models.upsampling import EdgeUpsampling
 from utils.errors import UserError, run_script
 from utils.files import replacing
@@ -65,8 +66,8 @@ class Options:
     scales: bool = False  # the mean with the labels carried through frames 4/3 as large
     backward: bool = False  # the mean with the labels carried back from the last frame
     upsample: str = "bilinear"  # a name of UPSAMPLING
-    normalise: bool = False  # stretch the labels before the strongest is taken
-    background: float = 1  # weight of its labels when the strongest is taken
+    normalise: bool = False  # stretch the labels before the argmax
+    background: float = 1  # weight of its labels in the argmax
 
     @property
     def carrying(self) -> Options:
@@ -252,12 +253,12 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
 
 @torch.inference_mode()
 def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
-    """Soft labels [M,h,w] to the strongest class of each pixel [H,W]."""
+    """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
     labels = weighed(labels, options.normalise, options.background)
     if UPSAMPLING[options.upsample] is None:
-        return strongest_class(labels, frame.shape[:2]).numpy()
+        return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]
-    return make(frame).strongest_class(labels, frame if guide is None else guide(model, frame)).numpy()
+    return make(frame).argmax(labels, frame if guide is None else guide(model, frame)).numpy()
 
 
 def print_table(rows: Sequence[dict], models: Sequence[str], names: Sequence[str], sequences: Sequence[str]) -> None:
