@@ -21,53 +21,20 @@ sound come from the video that the run was made of, or from --video.
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from inference.exports.annotations import (
-    write_coco,
-    write_cvat,
-    write_frames,
-    write_labelme,
-    write_yolo,
-    write_youtube_vis,
-)
-from inference.exports.measures import write_csv, write_label_stack
-from inference.exports.movies import read_fill, write_background, write_cutout
+from inference.exports.annotations import write_frames
+from inference.exports.formats import FORMATS, Format, Options, writer
 from inference.exports.results import ResultSequence, read_results
 from utils.console import start_console
 from utils.errors import UserError, run_script
 from utils.files import new_folder
-
-
-class Format(NamedTuple):
-    """What an export takes and makes."""
-
-    suffixes: tuple[str, ...]  # of --out; "" is a folder
-    options: tuple[str, ...] = ()  # of the command, that mean something here
-    single: bool = False  # one sequence a file
-    pictures: bool = False  # needs the video's frames
-
-
-FORMATS = {
-    "coco": Format((".json",), ("names", "polygons", "frames")),
-    "youtube-vis": Format((".json",), ("names", "polygons", "frames")),
-    "labelme": Format(("",), ("names", "polygons", "frames")),
-    "yolo-seg": Format(("",), ("names", "frames")),
-    "cvat": Format((".xml",), ("names", "frames"), single=True),
-    "csv": Format((".csv",), ("names",)),
-    "tiff": Format((".tif", ".tiff"), single=True),
-    "cutout": Format((".webm", ".mov", ""), ("objects", "feather"), single=True, pictures=True),
-    "background": Format((".mp4",), ("objects", "feather", "fill"), single=True, pictures=True),
-}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,27 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sequences = read_results(args.results, args.video, args.sequence)
     ids = sorted({k for sequence in sequences for k in sequence.ids})
     refuse_missing(args, kind, sequences, ids)
-    write = writer(args, read_names(args.names, ids), args.objects or ids)
+    options = Options(read_names(args.names, ids), args.objects or ids, args.polygons, args.feather or 0,
+                      args.fill or Options._field_defaults["fill"])
+    write = writer(args.format, options)
     with ExitStack() as stack:
         if args.frames:
             write_frames(sequences, stack.enter_context(new_folder(args.frames)))
         write(sequences, args.out if args.out.suffix else stack.enter_context(new_folder(args.out)))
-
-
-def writer(args: argparse.Namespace, labels: dict[int, str], objects: Sequence[int]) -> Callable[..., None]:
-    """The function of the format, which takes sequences and where to write."""
-    annotations = {"coco": write_coco, "youtube-vis": write_youtube_vis, "labelme": write_labelme,
-                   "yolo-seg": write_yolo, "cvat": write_cvat}
-    if args.format in annotations:
-        write = annotations[args.format]
-        return lambda sequences, out: write(sequences, out, labels, outlines=args.polygons)
-    if args.format == "csv":
-        return functools.partial(write_csv, labels=labels)
-    if args.format == "tiff":
-        return write_label_stack
-    movie = {"objects": objects, "feather": args.feather or 0}
-    return functools.partial(write_cutout, **movie) if args.format == "cutout" else \
-        functools.partial(write_background, **movie, fill=read_fill(args.fill or "#00ff00"))
 
 
 def refuse_contradictions(args: argparse.Namespace, kind: Format) -> None:
@@ -134,10 +87,6 @@ def refuse_contradictions(args: argparse.Namespace, kind: Format) -> None:
             raise UserError(f"nothing is overwritten, and {path} exists; remove it or give another path")
     if args.feather is not None and not 0 <= args.feather <= 100:
         raise UserError(f"--feather is a number of pixels from 0 to 100; it is {args.feather}")
-    read_fill(args.fill or "#00ff00")
-    if args.format in ("coco", "youtube-vis") and not args.polygons and not importlib.util.find_spec("pycocotools"):
-        raise UserError(f"masks of {args.format} are encoded by pycocotools, which is not installed; "
-                        "pip install -r requirements-export.txt, or give --polygons")
 
 
 def read_names(words: Sequence[str], ids: Sequence[int]) -> dict[int, str]:
