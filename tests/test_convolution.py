@@ -63,7 +63,7 @@ def test_a_prepared_network_has_the_losses_and_gradients_of_the_plain_one():
     plain = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).double().train()
     prepared = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).double()
     prepared.load_state_dict(plain.state_dict())
-    training.prepare_model(prepared, training.parse_arguments([]), torch.device("cpu"))
+    training.prepare_model(prepared, training.parse_arguments([]), torch.device("cpu"), begins=True)
     convolutions = [module for module in prepared.modules() if type(module) is WinogradConv2d]
     assert len(convolutions) == 19  # layers 2 to 6 but for the stride
     batch = {branch: {name: value.double() for name, value in views.items()}
