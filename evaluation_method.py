@@ -14,6 +14,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,13 @@ from evaluation.davis_evaluation import (
 from evaluation.report import write_report
 from utils.errors import UserError, run_script
 from utils.files import replacing
+from utils.version import VERSION
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"ColorNet {VERSION}")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="default: %(default)s")
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--davis_path", metavar="DIR", help="DAVIS 2017: ImageSets/2017, Annotations/480p, "
@@ -53,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--report", metavar="HTML", help="write a page with tables, curves and the worst frames")
     parser.add_argument("--images_path", metavar="DIR", help="frames for the report's pictures, one folder a sequence; "
                         "default: JPEGImages/480p of --davis_path, JPEGImages beside --gt_path")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -119,9 +122,9 @@ def write_results(evaluation: Evaluation, protocol: Protocol, subset: str) -> No
         temporary.write_text(json.dumps(as_json(evaluation, protocol), indent=1))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check, score, print, write."""
-    args = parse_arguments()
+    args = parse_arguments(argv)
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report is an HTML file; {args.report} does not end in .html")
     protocol = Protocol(args.task, args.include_first_last, args.allow_missing)

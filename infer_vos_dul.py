@@ -48,6 +48,7 @@ from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
 from utils.timing import StageClock
+from utils.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; flags that name a YAML key are merged with the file by `load_settings`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("--version", action="version", version=f"ColorNet {VERSION}")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--infer-list", help="list of frames and masks, under DATASET.ROOT or in the repository")
     source.add_argument("--video", metavar="PATH", help="a video file, or a folder of pictures")
     add("--cfg", default=DEFAULT_SETTINGS, help="YAML settings (default configs/ytvos.yaml)")
-    add("--preset", choices=PRESETS, help="a published protocol (configs/presets); other options win over it")
+    add("--preset", choices=PRESETS, help="a published protocol (configs/presets); --cfg and options win over it")
     add("--exp", default="0001", help="experiment id, recorded with the results")
     add("--run", default="final", help="run name, recorded with the results")
     add("--mask-output-dir", type=Path, help="folder for <key>_vos and <key>_vis; for --video output/<its name>")
@@ -249,7 +251,7 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
         "infer_list": args.infer_list}
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),
-            "seed": args.seed, "device": str(device), "torch": torch.__version__, "method": method}
+            "seed": args.seed, "device": str(device), "version": VERSION, "torch": torch.__version__, "method": method}
 
 
 def process_device(name: str) -> torch.device:

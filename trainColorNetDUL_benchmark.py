@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     # --- configuration ---
     device = distributed.start(resolve_device(args.device))
     logger.setLevel(logging.INFO if distributed.rank() == 0 else logging.WARNING)
-    exp = args.exp or load_train_config(args.train_config or DEFAULT_TRAIN_CONFIG).exp
+    exp = load_train_config(args.train_config or DEFAULT_TRAIN_CONFIG, args.exp).exp
     snapshots = Snapshots(args.snapshot_dir / exp)
     saved = find_run(snapshots) if args.resume else None
     if saved:

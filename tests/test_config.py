@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_a_base_that_leads_back_is_refused(tmp_path):
     ({"ohem_range": [0, 1.5]}, ["ohem_range"]), ({"ohem_range": 1}, ["ohem_range"]),
     ({"first_kernal_size": 4}, ["first_kernal_size", "odd"]), ({"video_len": 1}, ["video_len", "at least 2"]),
     ({"video_len": 2.5}, ["video_len"]), ({"TEMP": 0}, ["TEMP"]), ({"TEMP": float("nan")}, ["TEMP"]),
-    ({"exp": "a/b"}, ["exp"]), ({"exp": ".."}, ["exp"])])
+    ({"exp": "a/b"}, ["exp"]), ({"exp": ".."}, ["exp"]), ({"exp": "a\0b"}, ["exp"]), ({"exp": "x" * 300}, ["exp"]),
+    ({"base": 3}, ["base", "3"]), ({"base": "a\0b"}, ["base"])])
 def test_bad_train_values_are_named(tmp_path, change, words):
     with pytest.raises(UserError) as error:
         load_train_config(write(tmp_path / "c.json", change))
@@ -93,7 +95,15 @@ def test_a_checkpoints_config_must_be_whole():
         parse_train_config(values, "file")
 
 
-@pytest.mark.parametrize("text", ["{'exp': 1,}", "[1]"])
+@pytest.mark.parametrize("exp", ["../../esc", "/abs", "", "a\\b", ".", "e" * 300])
+def test_an_experiment_on_the_command_line_follows_the_files_rule(exp):
+    assert load_train_config(exp="mine").exp == "mine"
+    with pytest.raises(UserError, match="--exp: exp must be text, a name of at most 200 bytes"):
+        load_train_config(exp=exp)
+
+
+@pytest.mark.parametrize("text", ["{'exp': 1,}", "[1]", '{"TEMP": 1, "TEMP": 2}', '{"TEMP": ' + "9" * 5000 + "}",
+                                  '{"TEMP": ' + "9" * 400 + "}", '{"TEMP": ' + "[" * 3000 + "]" * 3000 + "}"])
 def test_what_is_no_json_object_is_refused(tmp_path, text):
     with pytest.raises(UserError, match=r"c\.json"):
         load_train_config(write(tmp_path / "c.json", text))
@@ -103,6 +113,26 @@ def test_another_yaml_file_states_only_differences(tmp_path):
     path = write(tmp_path / "own.yaml", "TEST:\n  KNN: 5\nMODEL:\n  LR: 3e-4\n")
     settings = load_settings(path)
     assert (settings.TEST.KNN, settings.MODEL.LR, settings.TEST.RADIUS) == (5, 3e-4, 12)
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "own.yaml").write_bytes(b"\xef\xbb\xbfTEST:\n  KNN: 5\n")
+    (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"TEMP": 3}')
+    assert load_settings(tmp_path / "own.yaml").TEST.KNN == 5 and load_train_config(tmp_path / "c.json").TEMP == 3
+
+
+def test_what_wins_over_what(tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = write(tmp_path / "own.yaml", "TEST: {INFER_WH: [64, 48], KNN: 3}\n")
+    test = lambda *arguments, **more: load_settings(*arguments, preset="colornet-best", **more).TEST
+    assert (test().INFER_WH, test().UPSAMPLE) == ((1152, 640), "edge"), "the preset over the defaults"
+    assert test(instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (0, 0), "what the input asks for over the preset"
+    assert not caplog.text
+    assert test(cfg, instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (64, 48), "--cfg over both"
+    assert "wins over preset colornet-best: TEST.INFER_WH [1152, 640] -> [64, 48], TEST.KNN 10 -> 3" in caplog.text
+    assert (test(cfg).KNN, test(cfg).UPSAMPLE) == (3, "edge"), "--cfg over the preset, key by key"
+    assert test(cfg, ["TEST.KNN", "4"]).KNN == 4, "--set over --cfg"
+    assert test(cfg, flags={"TEST.INFER_WH": ("--infer_wh", [32, 32])}).INFER_WH == (32, 32), "flags over --cfg"
 
 
 def every_setting():
@@ -124,7 +154,25 @@ def test_set_overrides_every_key(key):
     assert getattr(getattr(load_settings(overrides=[key, text]), section), name) != old
 
 
+@pytest.mark.parametrize("text", ["/data/set #2", "a: b", "2024", "true", "~", "2024-01-01", "[x", "'quoted'", "&a"])
+def test_set_takes_text_as_it_stands(text):
+    root = load_settings(overrides=["DATASET.ROOT", text]).DATASET.ROOT
+    assert root == text
+
+
+@pytest.mark.parametrize("words, written", [
+    (["DATASET.CROP_SIZE", "128", "128"], "--set DATASET.CROP_SIZE '[128, 128]'"),
+    (["TEST.KNN", "3", "MODEL.BETAS", ".9", ".5", "LOG.ITER_TRAIN", "1"], "--set MODEL.BETAS '[.9, .5]'"),
+    (["DATASET.ROOT", "/my", "own", "data", "TEST.KNN", "3"], "--set DATASET.ROOT '/my own data'")])
+def test_a_value_of_several_words_says_how_it_is_written(words, written):
+    with pytest.raises(UserError) as error:
+        load_settings(overrides=words)
+    assert str(error.value).endswith(written)
+
+
 @pytest.mark.parametrize("words, named", [
+    (["TEST.KNN", "9" * 5000], "TEST.KNN"), (["TEST.KNN", "[" * 1500], "TEST.KNN"), (["knn", "3"], "lists every key"),
+    (["TEST.KNN", "&a [*a]"], "TEST.KNN"), (["DATASET.ROOT", ""], "ROOT"), (["TEST.KNN", "{1: 2, 1: 3}"], "TEST.KNN"),
     (["TRAIN.BATCHSIZE", "3"], "TRAIN.BATCHSIZE"), (["TRAIN.BATCH_SIZE", "many"], "TRAIN.BATCH_SIZE"),
     (["TRAIN.TASK", "x"], "TRAIN.TASK"), (["MODEL.OPT", "x"], "MODEL.OPT"), (["TEST.KEY", "res4"], "res4"),
     (["TEST.KNN"], "pairs"), (["TEST.KNN", "1", "TEST.KNN", "2"], "twice"), (["TEST.INFER_WH", "[0, 8]"], "infer_wh"),
@@ -144,7 +192,16 @@ def test_a_flag_and_a_set_must_agree():
         load_settings(overrides=["TEST.RADIUS", "12"], flags=flags)
 
 
-@pytest.mark.parametrize("text", ["TEST: 3\n", "a: [\n", "TEST:\n  KNN\n"])
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise(LETTERS))
+
+
+@pytest.mark.parametrize("text", [
+    "TEST: 3\n", "a: [\n", "TEST:\n  KNN\n", BOMB, "TEST: &t\n  KNN: *t\n", "TEST:\n  KNN: 1\n  KNN: 2\n",
+    "TEST: {KNN: 1}\nTEST: {KNN: 2}\n", "TEST:\n  KNN: " + "9" * 5000, "TEST:\n  KNN: " + "[" * 1500,
+    "TEST: {? [1] : 2}\n",
+    "TEST:\n  KNN: 2024-99-99\n", "a: &a {b: 1}\nTEST:\n  <<: [*a, *a]\n", "DATASET:\n  ROOT: \"a\\0b\"\n", "0\n"],
+    ids=lambda text: repr(text)[:20])
 def test_broken_yaml_is_named(tmp_path, text):
     with pytest.raises(UserError, match=r"own\.yaml"):
         load_settings(write(tmp_path / "own.yaml", text))

@@ -26,6 +26,7 @@ from tests.helpers import released_state
 from utils.config import load_train_config, resolved
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
+from utils.version import VERSION
 
 pytestmark = pytest.mark.usefixtures("restored_process")
 
@@ -114,6 +115,7 @@ def test_masks_and_overlays_stand_where_they_should(root, tmp_path):
         assert Image.open(overlays[0]).size == (W, H)
     record = json.loads((tmp_path / "merge_vos/run.json").read_text())
     assert (record["exp"], record["run"], record["method"]["KNN"]) == ("0042", "second", 10)
+    assert record["version"] == VERSION
 
 
 def test_an_object_that_appears_later_is_tracked_from_there(root, tmp_path):

@@ -20,6 +20,7 @@ from utils.config import (
 )
 from utils.device import PRECISIONS
 from utils.errors import UserError
+from utils.version import VERSION
 
 KEPT = ("seed", "precision", "accumulate", "coco", "init", "validate", "checkpoint_activations", "compile")
 
@@ -29,6 +30,7 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     """The command line (DESIGN section 2); the `KEPT` options of a run that has `begun` are the defaults then."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("--version", action="version", version=f"ColorNet {VERSION}")
     add("--exp", help="experiment id; default: the training config's")
     add("--train_config", type=Path, help=f"what is trained (JSON); default: {DEFAULT_TRAIN_CONFIG.name}")
     add("--coco", action="store_true", help="train on stills alone, those of DATASET.STILLS: ROOT/COCO/train2017")

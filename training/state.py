@@ -16,6 +16,7 @@ from torch import nn
 from training.averages import RunningAverage
 from utils import distributed
 from utils.errors import UserError
+from utils.version import VERSION
 
 CHANGEABLE = re.compile(r"train_config\.exp|data\.source|settings\.((TEST|LOG|TB)\..*|DATASET\.(ROOT|STILLS)"
                         r"|TRAIN\.(NUM_WORKERS|SAVE_EVERY_STEPS|VALIDATE_EVERY|KEEP_BEST))"
@@ -59,7 +60,7 @@ class TrainingState:
         """A model file: the weights and what made them."""
         origin = {**self.origin}
         configs = {key: origin.pop(key) for key in ("train_config", "settings")}
-        versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__),
+        versions = {"colornet": VERSION, "torch": str(torch.__version__), "torchvision": str(torchvision.__version__),
                     "numpy": np.__version__, "python": platform.python_version()}
         provenance = {**origin, "epoch": self.progress.trained_epoch, "step": self.progress.step,
                       "processes": distributed.world_size(), "versions": versions}

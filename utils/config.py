@@ -8,16 +8,20 @@ what is allowed.
 from __future__ import annotations
 
 import json
-import math
+import logging
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from utils.config_values import as_lists, build, flatten, parse_pairs, read_yaml, shown
 from utils.errors import UserError
+from utils.names import NAME_RULE, is_name
+from utils.values import parse_json, read_text
+
+logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_SETTINGS = REPOSITORY / "configs/ytvos.yaml"
@@ -46,6 +50,10 @@ def _positive() -> Any:
     return _key("a number above 0", lambda value: value > 0)
 
 
+def _folder(where: str) -> Any:
+    return _key(where, lambda value: value.strip() and "\0" not in value)
+
+
 def _switch() -> Any:
     return _key("true or false")
 
@@ -59,7 +67,7 @@ def _range_within(low: float, high: float) -> Any:
 class TrainConfig:
     """What is trained: the JSON file's 16 keys (names fixed by users' files, the typo included)."""
 
-    exp: str = _key("a name without path separators", lambda value: value.strip(". ") and not set(value) & set("/\\"))
+    exp: str = _key(NAME_RULE, is_name)
     first_kernal_size: int = _key("an odd whole number above 0", lambda value: value > 0 and value % 2 == 1)
     color_mode: str = _one_of("LAB", "RGB", "AB")
     is_dul: bool = _switch()
@@ -81,8 +89,8 @@ class TrainConfig:
 class DatasetSettings:
     """Where the data is and the geometry of its views (DESIGN section 5)."""
 
-    ROOT: str = _key("a folder")
-    STILLS: str = _key("a folder, relative to ROOT or absolute")
+    ROOT: str = _folder("a folder")
+    STILLS: str = _folder("a folder, relative to ROOT or absolute")
     STILLS_SHARE: float = _key("a number from 0 (none) to below 1", lambda value: 0 <= value < 1)
     CROP_SIZE: tuple[int, int] = _key("[width, height], equal, positive multiples of 8",
                                       lambda value: value[0] == value[1] > 0 and value[0] % 8 == 0)
@@ -172,39 +180,46 @@ class Settings:
     TB: TensorBoardSettings
 
 
-def load_train_config(path: str | Path = DEFAULT_TRAIN_CONFIG) -> TrainConfig:
-    """Read a training configuration; keys it leaves out come from its `base` (a path relative to it) or the default."""
-    return parse_train_config(_read_train_json(Path(path), seen=()), str(path))
+def load_train_config(path: str | Path = DEFAULT_TRAIN_CONFIG, exp: str | None = None) -> TrainConfig:
+    """Read a training configuration; keys it leaves out come from its `base` (a path relative to it) or the default.
+
+    `exp`, what `--exp` says, replaces the file's and follows the same rule.
+    """
+    config = parse_train_config(_read_train_json(Path(path), seen=()), str(path))
+    return config if exp is None else parse_train_config({**asdict(config), "exp": exp}, "--exp")
 
 
 def parse_train_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
     """Check the 16 values of a file or a checkpoint; `UserError` names `origin`, the key, its value and the rule."""
-    return _build(TrainConfig, values, origin, prefix="")
+    return build(TrainConfig, values, origin, prefix="")
 
 
 def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
                   flags: Mapping[str, tuple[str, Any]] | None = None, *, base: Mapping[str, Any] | None = None,
                   preset: str | None = None, instead: Mapping[str, Any] | None = None) -> Settings:
-    """Read the YAML settings: the default file, the file at `path`, the preset, then `--set` pairs and flags.
+    """Read the YAML settings. Each wins over those before it: defaults, preset, `--cfg`, `--set` and flags.
 
     Args:
-        path: states only what it changes; None: nothing.
+        path: `--cfg`, states only what it changes; None: nothing. Beside a preset the file of defaults is no change.
         overrides: the word list of `--set K V [K V ...]`.
         flags: key to (flag name, value or None where the flag was not given); a flag and a `--set` of the same key
             that disagree are a `UserError`.
-        base: sections of keys, as a checkpoint holds them, that come between the default file and `path`.
+        base: sections of keys, as a checkpoint holds them, that take the defaults' place.
         preset: one of `PRESETS`.
-        instead: values that come between the preset and what the command line sets.
+        instead: other defaults for the input at hand; they win over a preset as well, and over nothing else.
     """
-    values = _flatten(_read_yaml(DEFAULT_SETTINGS), str(DEFAULT_SETTINGS)) | _flatten(base or {}, "the checkpoint")
-    for file in [*([Path(path)] if path else []), *([PRESETS[preset]] if preset else [])]:
-        values |= _flatten(_read_yaml(file), str(file))
-    values |= instead or {}
-    pairs = _parse_pairs(overrides)
+    read = lambda file: flatten(read_yaml(Path(file)), str(file))
+    protocol = read(PRESETS[preset]) if preset else {}
+    own = read(path) if path and not (preset and os.path.realpath(path) == str(DEFAULT_SETTINGS)) else {}
+    changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
+    if changed:
+        logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
+    values = read(DEFAULT_SETTINGS) | flatten(base or {}, "the checkpoint") | protocol | (instead or {}) | own
+    pairs = parse_pairs(overrides, _types())
     for key, (flag, value) in (flags or {}).items():
         if value is None:
             continue
-        if key in pairs and _plain(pairs[key]) != _plain(value):
+        if key in pairs and as_lists(pairs[key]) != as_lists(value):
             raise UserError(f"{flag} and --set {key} are the same setting and must agree; "
                             f"they are {value} and {pairs[key]}; give one of them")
         pairs[key] = value
@@ -217,11 +232,9 @@ def resolved(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def _read_train_json(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"a training config's base may not lead back to itself; {path} does; change its key base")
+def _read_train_json(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"training config {path} cannot be read ({error.strerror}); "
                         f"check --train_config (the default is {DEFAULT_TRAIN_CONFIG.name})") from error
@@ -229,105 +242,33 @@ def _read_train_json(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"training config {path} is not JSON: {error}; correct the file") from error
     if not isinstance(values, dict):
         raise UserError(f"a training config is one JSON object; {path} holds a {type(values).__name__}")
-    base = values.pop("base", None)
+    real, base = os.path.realpath(path), values.pop("base", None)
+    if real in seen:
+        raise UserError(f"a training config's base may not lead back to itself; {path} does; change its key base")
+    if base is not None and (not isinstance(base, str) or "\0" in base):
+        raise UserError(f"a training config's base is the path of another; in {path} it is {shown(base)}")
     if base is not None:
-        values = _read_train_json(path.parent / str(base), (*seen, path.resolve())) | values
-    elif path.resolve() != DEFAULT_TRAIN_CONFIG:
+        values = _read_train_json(path.parent / base, (*seen, real)) | values
+    elif real != str(DEFAULT_TRAIN_CONFIG):
         values = _read_train_json(DEFAULT_TRAIN_CONFIG, ()) | values
     return values
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"settings file {path} cannot be read ({error.strerror}); check --cfg") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f"settings file {path} is not YAML: {reason}; correct the file") from error
-    return values or {}
-
-
-def _flatten(values: Any, origin: str) -> dict[str, Any]:
-    """{"TEST": {"KNN": 10}} to {"TEST.KNN": 10}."""
-    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
-        raise UserError(f"settings are sections of keys (DATASET: ROOT: ...); {origin} has a value outside a section")
-    return {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
-
-
-def _parse_pairs(words: Sequence[str]) -> dict[str, Any]:
-    if len(words) % 2:
-        raise UserError(f"--set takes pairs of key and value; {len(words)} words are given: {' '.join(words)}")
-    pairs: dict[str, Any] = {}
-    for key, text in zip(words[::2], words[1::2]):
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if key in pairs and pairs[key] != value:
-            raise UserError(f"--set gives {key} twice: {pairs[key]} and {value}; give it once")
-        pairs[key] = value
-    return pairs
+def _types() -> dict[str, Any]:
+    """Every key of the YAML file with its type."""
+    return {f"{section}.{key}": hint for section, cls in typing.get_type_hints(Settings).items()
+            for key, hint in typing.get_type_hints(cls).items()}
 
 
 def _nest(values: Mapping[str, Any], origin: str) -> Settings:
-    sections = {section: hint for section, hint in typing.get_type_hints(Settings).items()}
-    known = {f"{section}.{f.name}" for section, cls in sections.items() for f in fields(cls)}
-    unknown = sorted(set(values) - known)
+    sections = typing.get_type_hints(Settings)
+    unknown = sorted(set(values) - set(_types()))
     if unknown:
         raise UserError(f"unknown settings {', '.join(unknown)} in {origin}: this software does not use them; "
                         f"remove them or correct their names (python -m utils.config lists every key)")
-    return Settings(**{section: _build(cls, {key.split(".", 1)[1]: value for key, value in values.items()
+    return Settings(**{section: build(cls, {key.split(".", 1)[1]: value for key, value in values.items()
                                              if key.startswith(section + ".")}, origin, prefix=section + ".")
                        for section, cls in sections.items()})
-
-
-def _build(cls: type, values: Mapping[str, Any], origin: str, prefix: str) -> Any:
-    """Fill the dataclass `cls` from `values`, refusing unknown and missing keys, wrong types and forbidden values."""
-    known = {f.name: f for f in fields(cls)}
-    unknown, missing = sorted(set(values) - set(known)), sorted(set(known) - set(values))
-    if unknown or missing:
-        raise UserError(f"{origin}: " + "; ".join(
-            [f"unknown key {prefix}{key}" for key in unknown] + [f"key {prefix}{key} is missing" for key in missing])
-            + f"; the keys are {', '.join(known)}")
-    hints, checked = typing.get_type_hints(cls), {}
-    for name, value in values.items():
-        metadata = known[name].metadata
-        try:
-            checked[name] = _coerce(value, hints[name])
-            valid = metadata["valid"](checked[name])
-        except (TypeError, ValueError):
-            valid = False
-        if not valid:
-            raise UserError(f"{origin}: {prefix}{name} must be {_type_name(hints[name])}, {metadata['allowed']}; "
-                            f"it is {json.dumps(value, default=str)}")
-    return cls(**checked)
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`; TypeError or ValueError where that would change what it says."""
-    if typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            raise TypeError
-        return tuple(_coerce(v, part) for v, part in zip(value, parts))
-    if hint is float and type(value) in (float, int, str):
-        number = float(value)  # YAML 1.1 reads 1e-4 as text
-        if not math.isfinite(number):
-            raise ValueError
-        return number
-    if type(value) is not hint:
-        raise TypeError
-    return value
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _type_name(hint: Any) -> str:
-    names = {bool: "a boolean", int: "a whole number", float: "a number", str: "text"}
-    return names.get(hint) or f"a list of {len(typing.get_args(hint))} values"
 
 
 def _describe() -> None:
@@ -337,8 +278,8 @@ def _describe() -> None:
             value = getattr(config, f.name)
             rows = [(f"{f.name}.{g.name}", getattr(value, g.name), g) for g in fields(value)] \
                 if is_dataclass(value) else [(f.name, value, f)]
-            for name, shown, row in rows:
-                print(f"  {name:24} {json.dumps(shown):16} {row.metadata['allowed']}")
+            for name, default, row in rows:
+                print(f"  {name:24} {json.dumps(default):16} {row.metadata['allowed']}")
 
 
 if __name__ == "__main__":
