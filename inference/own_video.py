@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets.mask_files import ColourIds, read_mask_files
+from datasets.mask_files import read_mask_files
+from datasets.object_ids import ObjectIds
 from datasets.own_video import OwnVideo, open_video
 from inference.confidence import Confidence, LostWatch, confidence_map, confidences
 from inference.two_way import PredictionSpool, blend
@@ -79,7 +80,7 @@ def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | N
         raise UserError("--backward goes from the last mask given to the start, and the only one is that of frame 0; "
                         "give a later one (--mask FRAME=FILE) or leave --backward out")
     width, height = video.size
-    colours = ColourIds()
+    colours = ObjectIds()
     return Job(video, {number: read_mask_files(files[number], (height, width), colours) for number in sorted(files)},
                backward)
 
