@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
-from inference.own_video import Outputs, read_job, run_job
+from inference.own_video import Outputs, read_job, run_job, save_frame
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 from models import load_model
 from models.neighbours import METHODS
@@ -94,6 +94,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="masks: of the first frame, and of later ones (from 0) with new objects or corrections")
     own("--backward", action="store_true", help="also carry masks from the last one given to the start")
     own("--fps", type=float, metavar="RATE", help="of the overlay of a folder of pictures (default 24)")
+    own("--save-frame", type=int, metavar="N", help="only write frame N (from 0) as PNG, to paint a mask on")
     own("--confidence-maps", action="store_true", help="write heat maps of the confidence")
     return parser.parse_args(argv)
 
@@ -103,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     refuse_contradictions(args)
     start_console()
+    if args.save_frame is not None:
+        return save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
     if not args.resume:
         args.resume = SHIPPED_MODEL
         logger.info("no --resume is given: the model is %s, small and trained on little", SHIPPED_MODEL)
@@ -119,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def refuse_contradictions(args: argparse.Namespace) -> None:
     """`UserError` for options that only make sense with the other kind of input."""
     own = {"--mask": args.mask, "--backward": args.backward, "--fps": args.fps is not None,
-           "--confidence-maps": args.confidence_maps}
+           "--confidence-maps": args.confidence_maps, "--save-frame": args.save_frame is not None}
     stray = [name for name, given in own.items() if given]
     if args.infer_list and stray:
         raise UserError(f"{', '.join(stray)} belong to --video, and --infer-list is given; a list names its own masks")
@@ -127,8 +130,9 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
                                         ("--resume MODEL", args.resume)) if not given]
     if args.infer_list and missing:
         raise UserError(f"--infer-list needs {' and '.join(missing)}")
-    if args.video and not args.mask:
-        raise UserError("--video needs --mask FILE, the objects of its first frame")
+    if args.video and not args.mask and args.save_frame is None:
+        raise UserError("--video needs --mask FILE, the objects of its first frame; --save-frame 0 writes that frame "
+                        "as PNG to paint them on")
     if args.video and args.keep_finished:
         raise UserError("--continue skips finished sequences of a list; a single --video starts anew: give --overwrite")
     if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -157,14 +161,18 @@ def propagators(args: argparse.Namespace, settings: Settings, device: torch.devi
     return adapted
 
 
+def own_output(args: argparse.Namespace) -> Path:
+    """The folder for what comes of `--video`."""
+    return args.mask_output_dir or Path("output") / Path(args.video).resolve().stem
+
+
 def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
     """One video and the masks given of it."""
     job = read_job(args.video, args.mask, backward=args.backward, rate=args.fps)
     clock = StageClock(device)
     propagators_for = propagators(args, settings, device, clock)
-    output = args.mask_output_dir or Path("output") / job.video.path.resolve().stem
-    outputs = Outputs(output, settings.TEST.KEY, job.video, palette=args.palette, pictures=not args.no_overlay,
-                      maps=args.confidence_maps)
+    outputs = Outputs(own_output(args), settings.TEST.KEY, job.video, palette=args.palette,
+                      pictures=not args.no_overlay, maps=args.confidence_maps)
     outputs.claim(describe(args, settings, device), overwrite=args.overwrite)
     given = "; ".join(f"frame {number} has objects {', '.join(map(str, object_ids(mask)))}"
                       for number, mask in job.masks.items())

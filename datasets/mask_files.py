@@ -7,18 +7,20 @@ objects keep their ids from file to file. Ids are 1 to 255, 0 is background.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from datasets.mask_annotations import read_annotation
 from datasets.mask_edges import few
 from datasets.mask_pictures import read_picture_objects
 from datasets.object_ids import ObjectIds, Objects
 from utils.errors import UserError
 from utils.masks import object_ids
+from utils.pictures import PictureError
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +32,24 @@ class MaskFile(NamedTuple):
     ids: np.ndarray
 
 
-def read_mask_files(paths: Sequence[Path], shape: tuple[int, int], ids: ObjectIds) -> np.ndarray:
+def read_mask_files(paths: Sequence[Path], shape: tuple[int, int], ids: ObjectIds, *,
+                    frame: Callable[[], np.ndarray] | None = None, name: str | None = None) -> np.ndarray:
     """Read the files given for one frame of `shape` (height, width) to its index mask, uint8 [H,W].
 
-    The frames of a run come in order, with the same `ids`.
+    The frames of a run come in order, with the same `ids`; `frame` gives a frame's picture, uint8 RGB [H,W,3], where
+    it is needed, and `name` is what it is called.
 
     Raises:
         UserError: whatever `load_masks` and `fit_masks` refuse, and a new object where one known before was.
     """
-    mask = fit_masks(load_masks(paths, ids), shape)
+    mask = fit_masks(load_masks(paths, ids, frame=frame, name=name), shape)
     ids.settle(mask, paths[0])
     return mask
 
 
-def load_masks(paths: Sequence[Path], ids: ObjectIds) -> list[MaskFile]:
-    """Read the files given for one frame; the frame itself need not be known yet.
+def load_masks(paths: Sequence[Path], ids: ObjectIds, *, frame: Callable[[], np.ndarray] | None = None,
+               name: str | None = None) -> list[MaskFile]:
+    """Read the files given for one frame, of which a picture and a name help where there are any.
 
     The objects of a single file have the ids that it gives them; several files hold one object each, which become
     1, 2, ... in the order given.
@@ -54,13 +59,13 @@ def load_masks(paths: Sequence[Path], ids: ObjectIds) -> list[MaskFile]:
             one of several and has more than one object.
     """
     if len(paths) == 1:
-        labels, keys = _read(paths[0])
+        labels, keys = _read(paths[0], frame, name)
         table = np.zeros(256, np.uint8)
         table[list(keys)] = ids.of(list(keys.values()), paths[0])
         return [MaskFile(paths[0], table[labels])]
     files = []
     for number, path in enumerate(paths, 1):
-        labels, keys = _read(path)
+        labels, keys = _read(path, frame, name)
         if len(keys) > 1:
             raise UserError(f"where several masks are given for a frame each holds one object; {path} has "
                             f"{len(keys)} ({few(keys.values())}); give it alone or split it")
@@ -105,9 +110,13 @@ def _refuse_other_aspect(path: Path, mask: tuple[int, int], frame: tuple[int, in
                     f"{', the sides swapped' * swapped}; {fix}")
 
 
-def _read(path: Path) -> Objects:
+def _read(path: Path, frame: Callable[[], np.ndarray] | None, name: str | None) -> Objects:
     """A file's objects by the rule for its kind; `UserError` for what `load_masks` refuses."""
-    found = read_picture_objects(path)
+    try:
+        found = read_annotation(path, name) or read_picture_objects(path, frame)
+    except PictureError as error:
+        raise UserError(f"mask {path} cannot be read ({error.why}); a mask is a picture, best a PNG, a JSON file of "
+                        "LabelMe or COCO, or a .npy or .npz array") from error
     if not found.keys:
         raise UserError(f"a mask has at least one object; {path} is all background (0, black or transparent); "
                         "draw the object into it")

@@ -8,13 +8,15 @@ ids, or one object in white; a colour picture one object a colour on black. What
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datasets.mask_edges import block_starts, codes_of, few, separate
+from datasets.mask_painting import painted_objects
 from datasets.mask_tones import CONTRAST, two_tones
-from datasets.object_ids import MAX_ID, Key, Objects
+from datasets.object_ids import MAX_ID, Objects, key_of
 from utils.errors import UserError
 from utils.masks import DAVIS_PALETTE, object_ids
 from utils.pictures import Picture, read_picture
@@ -25,6 +27,7 @@ GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
 VOID = 255  # in PASCAL VOC the border of an object, which belongs to nothing
 OPAQUE = 128  # least alpha of a pixel that is shown
+PART = 12  # mean difference to its frame of a cut-out, which may come from a lossy copy [of 255]
 FLAT = 0.95  # of the shown pixels: as many have a flat colour where colours are painted objects, and not a photograph
 NEARLY_BLACK = 32  # highest channel of a background that is not quite black
 BORDER = 3 / 4  # of the picture's outermost pixels: what covers as much, and the corners, looks like background
@@ -32,8 +35,11 @@ SOFT = 8  # distinct values between flat ones that make a picture soft
 AS_PALETTE = "save a palette PNG whose value 0 is black and background"
 
 
-def read_picture_objects(path: Path) -> Objects:
-    """The objects of a picture file; `UserError` for what nobody can say the meaning of."""
+def read_picture_objects(path: Path, frame: Callable[[], np.ndarray] | None = None) -> Objects:
+    """The objects of a picture file; `UserError` for what nobody can say the meaning of.
+
+    `frame` gives the frame's picture, uint8 RGB [H,W,3], of which a file may be a copy, painted on or cut out.
+    """
     file = read_picture(path)
     if file.pictures > 1:
         raise UserError(f"a mask is one picture; {path} has {file.pictures}; save the one that is meant as PNG")
@@ -42,16 +48,18 @@ def read_picture_objects(path: Path) -> Objects:
     if _holds_ids(file):
         return _palette_objects(path, np.array(file.image), file.image.getpalette())
     pixels, shown = _pixels(path, file)
+    if shown is None and frame and not file.lossy and (painted := painted_objects(path, _rgb(pixels), frame())):
+        return painted
     if shown is None:
         return tone_objects(path, pixels, lossy=file.lossy)
     if not shown.any():
         raise UserError(f"a mask has at least one object; {path} is all transparent; draw the object into it")
-    flat = _flat_colours(pixels, shown)
+    flat = None if frame and _is_part(_rgb(pixels), shown, frame()) else _flat_colours(pixels, shown)
     if flat is None:
         logger.warning("mask %s is a cut-out: what is not transparent is the object", path)
         return Objects(shown.astype(np.uint8), {1: None})
     if len(flat) == 1:
-        return Objects(shown.astype(np.uint8), {1: _key(flat[0])})
+        return Objects(shown.astype(np.uint8), {1: key_of(flat[0])})
     return tone_objects(path, np.where(shown[..., None], pixels, 0), lossy=file.lossy)
 
 
@@ -99,6 +107,16 @@ def _pixels(path: Path, file: Picture) -> tuple[np.ndarray, np.ndarray | None]:
     return pixels[..., :1] if grey else pixels, shown
 
 
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Pixels [h,w,C] as uint8 [h,w,3]."""
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
+
+
+def _is_part(pixels: np.ndarray, shown: np.ndarray, frame: np.ndarray) -> bool:
+    """Whether what a picture [h,w,3] shows is the frame's."""
+    return pixels.shape == frame.shape and np.abs(pixels[shown].astype(int) - frame[shown]).mean() < PART
+
+
 def _in_davis(greys: np.ndarray) -> bool:
     """Whether greys [h,w] are all of the DAVIS palette, as in a colour copy of a result."""
     palette = {colour[0] for colour in DAVIS_PALETTE.tolist() if len(set(colour)) == 1}
@@ -130,13 +148,6 @@ def _flat_colours(pixels: np.ndarray, shown: np.ndarray) -> list[tuple[int, ...]
     if np.isin(codes[shown], list(flat)).mean() < FLAT or len(flat) > MAX_ID:
         return None
     return [tuple(pixels.reshape(-1, pixels.shape[2])[np.flatnonzero(codes == code)[0]].tolist()) for code in flat]
-
-
-def _key(colour: tuple[int, ...]) -> Key:
-    """What a colour says of a single object: white and black nothing."""
-    if len(set(colour)) == 1 and colour[0] in (0, 255, 0xFFFF):
-        return None
-    return colour if len(colour) == 3 else colour[0]
 
 
 def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
@@ -212,7 +223,7 @@ def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]
     if len(colours[0]) == 3:
         for label in range(1, len(colours)):
             _refuse_inverse(path, labels == label, f"the colour {colours[label]}")
-        return Objects(labels, {k: colours[k] if k > 1 or len(colours) > 2 else _key(colours[k])
+        return Objects(labels, {k: colours[k] if k > 1 or len(colours) > 2 else key_of(colours[k])
                                 for k in range(1, len(colours))})
     values = [value for value, in colours[1:]]
     for label, value in enumerate(values, 1):
@@ -223,10 +234,15 @@ def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]
     if max(values, default=0) > MAX_ID:
         raise UserError(f"object ids are 1 to {MAX_ID}, and the values of a grey mask are ids; {path} has "
                         f"{few(values)}; save it as 8-bit PNG")
-    if VOID in values and all(value == VOID or value < CONTRAST for value in values):
+    refuse_void(path, values)
+    return Objects(labels, dict(enumerate(values, 1)))
+
+
+def refuse_void(path: Path, values: Sequence[int]) -> None:
+    """`UserError` where 255 stands beside small ids."""
+    if VOID in values and len(values) > 1 and all(value == VOID or value < CONTRAST for value in values):
         raise UserError(f"the value 255 beside ids may be an object, or what belongs to nothing, as in PASCAL VOC; "
                         f"{path} has {few(sorted(values))}; make it 0, or give the object another id")
-    return Objects(labels, dict(enumerate(values, 1)))
 
 
 def _refuse_inverse(path: Path, region: np.ndarray, what: str) -> None:

@@ -22,6 +22,10 @@ DAVIS_IDS = {tuple(colour): k for k, colour in enumerate(DAVIS_PALETTE.tolist())
 SAME_PLACE = 1 / 2  # of the smaller of two objects: overlap that makes a new one suspect of being the old one
 
 
+class Numbered(str):
+    """A name that several objects of a file have, with a number that only the order in the file gives it."""
+
+
 class Objects(NamedTuple):
     """What a file shows: labels uint8 [h,w], 0 is background, and what it says of every other label."""
 
@@ -86,6 +90,9 @@ class ObjectIds:
             return 1
         if isinstance(key, int):
             return key
+        if isinstance(key, Numbered) and self._masks:
+            raise UserError(f"the masks of later frames say which object is which; {path} has {key}, and the order in "
+                            "a file says nothing; give objects a track_id (COCO), a group_id (LabelMe) or names")
         return DAVIS_IDS.get(key) or self._ids.get(key)
 
     def _add(self, key: Colour | str, taken: set[int], path: Path) -> int:
@@ -100,6 +107,13 @@ class ObjectIds:
         self._ids[key], self._new[k] = k, key
         logger.info("object %d is %s", k, key)
         return k
+
+
+def key_of(colour: tuple[int, ...]) -> Key:
+    """What the colour of a file's only object says of it: white and black nothing."""
+    if len(set(colour)) == 1 and colour[0] in (0, 255, 0xFFFF):
+        return None
+    return colour if len(colour) == 3 else colour[0]
 
 
 def _fix(known: Sequence[int]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os.path
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,15 +52,17 @@ class OwnVideo:
             yield from reversed(list(self.frames(max(stop - held, 0), stop)))
 
 
-def open_video(path: str | Path, rate: float | None = None) -> OwnVideo:
+def open_video(path: str | Path, rate: float | None = None, exclude: Sequence[Path] = ()) -> OwnVideo:
     """A video file, or a folder of pictures shown at `rate` frames a second (24 where it is not given).
+
+    Files of the folder that `exclude` names, masks for example, are no frames.
 
     `UserError` for a path that is neither, a video without frames or of an unknown codec, pictures of several sizes,
     and a `rate` for a file, which has its own.
     """
     path = Path(path)
     if path.is_dir():
-        return PictureFolder(path, Fraction(rate).limit_denominator(1000) if rate else FOLDER_RATE)
+        return PictureFolder(path, Fraction(rate).limit_denominator(1000) if rate else FOLDER_RATE, exclude)
     if rate is not None:
         raise UserError(f"--fps is the rate of a folder of pictures, and {path} is a file, which has its own; leave it "
                         "out")
@@ -69,8 +72,10 @@ def open_video(path: str | Path, rate: float | None = None) -> OwnVideo:
 class PictureFolder(OwnVideo):
     """The pictures of a folder in natural order of their names, whatever their formats."""
 
-    def __init__(self, path: Path, rate: Fraction):
-        files = sorted((file for file in path.iterdir() if is_frame(file.name)), key=lambda file: natural(file.name))
+    def __init__(self, path: Path, rate: Fraction, exclude: Sequence[Path] = ()):
+        others = {os.path.realpath(file) for file in exclude}
+        files = [file for file in path.iterdir() if is_frame(file.name) and os.path.realpath(file) not in others]
+        files.sort(key=lambda file: natural(file.name))
         if not files:
             raise UserError(f"a folder given as --video holds pictures (.jpg .jpeg .png .bmp .webp); {path} has none")
         names = [file.stem for file in files]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -64,11 +65,11 @@ class Shown(NamedTuple):
 
 def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | None) -> Job:
     """Open the video and read the masks, `FILE` of frame 0 or `FRAME=FILE`; everything wrong is a `UserError`."""
-    video = open_video(path, rate)
     files: dict[int, list[Path]] = {}
     for word in masks:
         number, file = re.fullmatch(r"(?:(\d+)=)?(.+)", word, re.DOTALL).groups()
         files.setdefault(int(number or 0), []).append(Path(file))
+    video = open_video(path, rate, exclude=[file for given in files.values() for file in given])
     beyond = max(files)
     if beyond >= len(video):
         raise UserError(f"--mask FRAME=FILE counts frames from 0, and {path} has {len(video)}; {beyond}="
@@ -80,9 +81,23 @@ def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | N
         raise UserError("--backward goes from the last mask given to the start, and the only one is that of frame 0; "
                         "give a later one (--mask FRAME=FILE) or leave --backward out")
     width, height = video.size
-    colours = ObjectIds()
-    return Job(video, {number: read_mask_files(files[number], (height, width), colours) for number in sorted(files)},
-               backward)
+    ids = ObjectIds()
+    return Job(video, {number: read_mask_files(
+        files[number], (height, width), ids, name=video.names[number],
+        frame=lambda number=number: next(video.frames(number, number + 1))) for number in sorted(files)}, backward)
+
+
+def save_frame(path: str, number: int, folder: Path, *, overwrite: bool) -> None:
+    """Write frame `number` of a video as `folder`/frame_<number>.png, to paint a mask on."""
+    video, out = open_video(path), folder / f"frame_{number}.png"
+    if not 0 <= number < len(video):
+        raise UserError(f"--save-frame N counts frames from 0, and {path} has {len(video)}; {number} is none of them; "
+                        f"give 0 to {len(video) - 1}")
+    if out.exists() and not overwrite:
+        raise UserError(f"nothing is overwritten unasked, and {out} exists; give --overwrite or --mask-output-dir")
+    with replacing(out) as temporary:
+        Image.fromarray(next(video.frames(number, number + 1))).save(temporary, format="PNG")
+    logger.info("frame %d is %s: paint each object in one opaque colour, then give --mask %d=FILE", number, out, number)
 
 
 class Outputs:

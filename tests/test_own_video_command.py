@@ -19,7 +19,7 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.own_video import open_video
-from inference.own_video import backward_share
+from inference.own_video import backward_share, read_job
 from inference.writer import VideoWriter
 from models import load_model
 from models.propagation import build_propagator
@@ -224,6 +224,27 @@ def test_nothing_is_overwritten_unasked(root, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert len(run(root, tmp_path, "--mask", root / "00001.png", "--overwrite")) == LENGTH
     assert json.loads((tmp_path / "merge_vos/run.json").read_text())["masks"] == [str(root / "00001.png")]
+
+
+def test_a_frame_is_saved_painted_on_and_given_as_the_mask(root, tmp_path):
+    infer_vos_dul.main(["--video", str(root / "clip.mp4"), "--save-frame", "3", "--mask-output-dir", str(tmp_path)])
+    saved = np.array(Image.open(tmp_path / "frame_3.png"))
+    assert np.array_equal(saved, list(open_video(root / "clip.mp4").frames())[3])
+    with pytest.raises(UserError, match=r"frame_3\.png exists.*--overwrite"):
+        infer_vos_dul.main(["--video", str(root / "clip.mp4"), "--save-frame", "3", "--mask-output-dir", str(tmp_path)])
+    with pytest.raises(UserError, match=r"--save-frame N .*has 12; 12 is none.*0 to 11"):
+        infer_vos_dul.main(["--video", str(root / "clip.mp4"), "--save-frame", "12"])
+    saved[24:64, 20:52] = (255, 0, 255)
+    Image.fromarray(saved).save(tmp_path / "frame_3.png")
+    job = read_job(str(root / "clip.mp4"), [f"3={tmp_path / 'frame_3.png'}"], backward=True, rate=None)
+    assert np.array_equal(job.masks[3], read_mask(root / "00003.png"))
+
+
+def test_files_given_as_masks_are_no_frames_of_their_folder(root, tmp_path):
+    write_clip(tmp_path, draw([8] * 3)[0])
+    write_mask(tmp_path / "frames/mask.png", draw([8])[1][0])
+    job = read_job(str(tmp_path / "frames"), [str(tmp_path / "frames/../frames/mask.png")], backward=False, rate=None)
+    assert job.video.names == ["0", "1", "2"]
 
 
 def test_an_error_on_the_way_leaves_no_overlay(root, tmp_path):

@@ -23,7 +23,10 @@ def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
     """Pass `items` on, up to `count` of the following ones being made by a thread meanwhile; its errors are raised."""
     iterator, done = iter(items), object()
     # Only one thread: an iterator is asked for one item at a time.
-    yield from iter(partial(next, called_ahead(repeat(partial(next, iterator, done)), count, threads=1)), done)
+    for item in called_ahead(repeat(partial(next, iterator, done)), count, threads=1):
+        if item is done:
+            break
+        yield item
 
 
 def called_ahead(calls: Iterable[Callable[[], Item]], count: int, *, threads: int) -> Iterator[Item]:
