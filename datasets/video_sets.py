@@ -1,0 +1,141 @@
+"""Data sets in their published layout, and folder pairs, as the sequences that a list would name.
+
+    DAVIS          ROOT/ImageSets/<year>/<set>.txt   ROOT/JPEGImages/480p/<sequence>   ROOT/Annotations/480p/<sequence>
+    YouTube-VOS    ROOT/meta.json                    ROOT/JPEGImages/<sequence>        ROOT/Annotations/<sequence>
+    folder pair    -                                 FRAMES/<sequence>                 MASKS/<sequence>
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from datasets.filelists import (
+    MASK_SUFFIXES,
+    EvaluationFrame,
+    EvaluationSequence,
+    files_by_stem,
+    natural,
+    read_names,
+    visible_folders,
+)
+from utils.errors import UserError
+from utils.names import NAME_RULE, is_name
+from utils.values import parse_json, read_text
+
+logger = logging.getLogger(__name__)
+
+DAVIS_IMAGES, DAVIS_MASKS = "JPEGImages/480p", "Annotations/480p"
+
+
+def davis_names(root: str | Path, set_name: str, year: str = "2017") -> list[str]:
+    """The sequences of a set of DAVIS: `val`, `train`, `test-dev` of `year`, or with it, `2016-val`."""
+    if not is_name(set_name):
+        raise UserError(f"a set has {NAME_RULE}; got {set_name!r:.80}; name val, train, test-dev or 2016-val")
+    first, _, rest = set_name.partition("-")
+    listing = Path(root, "ImageSets", *((first, f"{rest}.txt") if first.isdecimal() else (year, f"{set_name}.txt")))
+    if not os.path.isfile(listing):
+        found = sorted(str(path.relative_to(root)) for path in Path(root).glob("ImageSets/*/*.txt"))
+        raise UserError(f"the sequences of the set {set_name} are read from {listing}, which does not exist (found: "
+                        f"{', '.join(found) or 'no list at all'}); write one sequence name a line there, or give "
+                        "folders, which need no list")
+    return read_names(listing)
+
+
+def read_davis(root: str | Path, set_name: str, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
+    """The sequences of a set, or those of them that are named, from their first frame on, which has a mask."""
+    names = chosen(davis_names(root, set_name), sequences, f"set {set_name} of {root}")
+    return _sequences(names, Path(root, DAVIS_IMAGES), Path(root, DAVIS_MASKS), from_first_frame=True)
+
+
+def read_youtube_vos(root: str | Path, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
+    """The videos of meta.json, or those of them that are named, each from the frame of its first object on."""
+    videos = youtube_vos_objects(Path(root, "meta.json"))
+    names = chosen(list(videos), sequences, f"{root}/meta.json")
+    firsts = {name: [frames[0] for frames in videos[name].values()] for name in names}
+    return _sequences(names, Path(root, "JPEGImages"), Path(root, "Annotations"), firsts=firsts)
+
+
+def read_folder_pair(frames: str | Path, masks: str | Path, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
+    """Each folder of pictures in `frames`, or `frames` itself, from the first one of which `masks` has a mask on."""
+    for option, folder in (("--frames", frames), ("--masks", masks)):
+        if not os.path.isdir(folder):
+            raise UserError(f"{option} is a folder with one folder a sequence; {folder} does not exist")
+    frames, masks = Path(frames), Path(masks)
+    names = [name for name in visible_folders(frames) if files_by_stem(frames / name)]
+    if not names:
+        single = Path(os.path.abspath(frames)).name
+        return _sequences(chosen([single], sequences, str(frames)), frames, masks, single=True)
+    return _sequences(chosen(names, sequences, str(frames)), frames, masks)
+
+
+def youtube_vos_objects(path: Path) -> dict[str, dict[int, list[str]]]:
+    """Every video of YouTube-VOS's meta.json: its objects and their frames in order; `UserError` for another file."""
+    try:
+        videos = {name: {int(number): sorted(map(str, item["frames"]), key=natural)
+                         for number, item in video["objects"].items()}
+                  for name, video in parse_json(read_text(path))["videos"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not YouTube-VOS's list of videos, objects and frames ({error!r:.200}); download it "
+                        "anew") from None
+    for name, objects in videos.items():
+        wrong = [word for word in (name, *(frame for frames in objects.values() for frame in frames))
+                 if not is_name(word)]
+        if wrong or not objects or not all(objects.values()):
+            raise UserError(f"{path}: a video has {NAME_RULE}, objects, and frames of the same kind; {name!r:.80} has "
+                            f"{wrong[0] if wrong else 'none'!r:.80}; download it anew")
+    return dict(sorted(videos.items(), key=lambda item: natural(item[0])))
+
+
+def chosen(names: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """The names that `--sequences` takes of all, in their order; all where it takes none."""
+    strange = [name for name in wanted if name not in names]
+    if strange:
+        raise UserError(f"--sequences names sequences of {where}, which has no {', '.join(strange)}; it has "
+                        f"{', '.join(names[:20])}{' ...' * (len(names) > 20)}")
+    return [name for name in names if name in wanted or not wanted]
+
+
+def _sequences(names: Sequence[str], images: Path, masks: Path, *, from_first_frame: bool = False, single: bool = False,
+               firsts: Mapping[str, Sequence[str]] | None = None) -> list[EvaluationSequence]:
+    """Find the files of the sequences; one `UserError` lists all that lack some, and names those that are whole.
+
+    Args:
+        names: of the folders below `images` and `masks`, which with `single` hold the files themselves.
+        from_first_frame: whether the first frame needs a mask; otherwise a sequence begins with the first that has one.
+        firsts: for every sequence the frames in which an object begins, which need a mask.
+    """
+    found, problems = [], []
+    for name in names:
+        places = [folder if single else folder / name for folder in (images, masks)]
+        frames, given = files_by_stem(places[0]), files_by_stem(places[1], MASK_SUFFIXES)
+        due = [*(firsts or {}).get(name, ()), *list(frames)[:from_first_frame]]
+        lacking = _lacking(frames, given, due, places)
+        if lacking:
+            problems.append(f"{name}: {'; '.join(lacking)}")
+            continue
+        begin = next(i for i, stem in enumerate(frames) if stem in given)
+        if begin and not due:
+            logger.warning("%s: the %d frames before %s, the first with a mask, are left out", name, begin,
+                           list(frames)[begin])
+        found.append(EvaluationSequence(name, [
+            EvaluationFrame(path, given.get(stem, places[1] / f"{stem}.png"), True)
+            for stem, path in list(frames.items())[begin:]]))
+    if problems:
+        whole = " ".join(sequence.name for sequence in found)
+        part = f", or take those that are whole: --sequences {whole}" * bool(whole)
+        raise UserError(f"{len(problems)} of {len(names)} sequences are not whole; complete them{part}\n  " +
+                        "\n  ".join(problems))
+    return found
+
+
+def _lacking(frames: Collection[str], given: Collection[str], due: Sequence[str], places: Sequence[Path]) -> list[str]:
+    """What a sequence lacks of its pictures and masks, given by their stems, and of the masks that are due."""
+    if not frames or not given:
+        return [f"no {kind} in {place}" for kind, place, there in zip(("frames", "masks"), places, (frames, given))
+                if not there]
+    stray = [stem for stem in given if stem not in frames]
+    return [f"{len(stray)} masks without a frame, the first {stray[0]}"] * bool(stray) + [
+        f"no mask of {stem}" for stem in dict.fromkeys(due) if stem not in given]
