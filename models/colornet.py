@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.resnet import Trunk, residual_stage
 from utils.errors import UserError
+from utils.feature_spec import FEATURE_KEYS
 from utils.images import normalise
 
 
@@ -103,6 +104,9 @@ class Branches(nn.Module):
 
     def __init__(self, model: ColorNet, key: str):
         super().__init__()
+        if key not in FEATURE_KEYS:
+            raise UserError(f"a ColorNet has the features {', '.join(FEATURE_KEYS)}, and TEST.KEY is {key}; those of "
+                            "other networks are for infer_vos_dul.py --features")
         if key != "color" and not model.has_global:
             raise UserError(f"feature {key} needs a model trained with is_dul: true, and this one has no global head; "
                             "use TEST.KEY color or another model")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,9 @@ from utils.values import check_plain
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTERS = (torch.int64, torch.int32)
+# Scores beside the weights of other software are often numbers of NumPy, which keep no code.
+NUMPY_NUMBERS = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype,
+                 *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
 
 
 def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
@@ -44,29 +48,63 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, cut short, has a wrong checksum, holds anything else, or lacks `model`.
     """
     path = Path(path)
+    contents = _read(path)
+    state = contents.get("model") if isinstance(contents, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
+                        "use a file that the training command wrote or a released one")
+    _check_weights(state, path)
+    return contents
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file of another software, names to tensors; read as safely as `read_checkpoint` does.
+
+    They are the file itself, or what it has under `model`, `state_dict`, `teacher` or `net`; a `.safetensors` file,
+    too. `UserError` for anything else.
+    """
+    path = Path(path)
+    contents = _read(path)
+    for section in ("state_dict", "model", "teacher", "net"):
+        if isinstance(contents, dict) and isinstance(contents.get(section), dict):
+            contents = contents[section]
+    if not isinstance(contents, dict) or not contents \
+            or not all(isinstance(value, Tensor) for value in contents.values()):
+        raise UserError(f"a file of weights holds names and tensors, at its top or under model, state_dict or teacher; "
+                        f"{path} does not; give the file as it was released")
+    _check_weights(contents, path)
+    return dict(contents)
+
+
+def _read(path: Path) -> Any:
+    """The contents of a file of tensors and plain values; `UserError` for anything else."""
     if not path.is_file():
         raise UserError(f"model {path} does not exist; check its path")
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         _check_archive(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")  # they are about odd kinds of tensors, which are refused below
             contents = torch.load(path, map_location="cpu", weights_only=True)
         check_plain(contents)
+        return contents
     except Exception as error:  # whatever a broken or hostile file makes the unpickler raise
         reason = f": {error}" if type(error) is ValueError else ""
         raise UserError(f"model {path} is not a readable checkpoint of tensors and plain values "
                         f"({type(error).__name__}{reason}); it may be damaged, cut short or of another kind: fetch it "
                         "again") from error
-    state = contents.get("model") if isinstance(contents, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
-                        "use a file that the training command wrote or a released one")
+
+
+def _check_weights(state: dict[str, Tensor], path: Path) -> None:
+    """`UserError` for names that are no text and tensors that are no finite numbers in the file."""
     for name, tensor in state.items():
         mistake = "has a name that is no text" if not isinstance(name, str) else _mistake(tensor)
         if mistake:
             raise UserError(f"the weights of a model are finite numbers that lie in its file; in {path} {name!s:.80} "
                             f"{mistake}; use another file")
-    return contents
 
 
 def _check_archive(path: Path) -> None:

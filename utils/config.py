@@ -18,6 +18,8 @@ from typing import Any
 
 from utils.config_values import as_lists, build, flatten, parse_pairs, read_yaml, shown
 from utils.errors import UserError
+from utils.feature_spec import FEATURE_KEYS as FEATURE_KEYS  # also for those who read the settings
+from utils.feature_spec import FEATURES_RULE, is_features
 from utils.names import NAME_RULE, is_name
 from utils.values import parse_json, read_text
 
@@ -29,7 +31,6 @@ DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
 SHIPPED_MODEL = REPOSITORY / "data/weights/colornet_S.pth"
 PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
-FEATURE_KEYS = ("color", "cls", "merge")
 UPSAMPLING = ("bilinear", "edge")
 
 
@@ -142,7 +143,7 @@ class TestSettings:
     CXT_SIZE: int = _at_least(1)
     RADIUS: float = _positive()
     TEMP: float = _positive()
-    KEY: str = _one_of(*FEATURE_KEYS)
+    KEY: str = _key(FEATURES_RULE, is_features)
     CUSTOM_INTERVAL: bool = _switch()
     INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh), or [0, 0]: by "
                                      "INPUT_SIZE", lambda value: value == (0, 0) or all(v > 0 and v % 8 == 0
