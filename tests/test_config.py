@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.config import (
+    DEFAULT_SETTINGS,
     DEFAULT_TRAIN_CONFIG,
     _describe,
     load_settings,
@@ -127,6 +128,8 @@ def test_what_wins_over_what(tmp_path, caplog):
     test = lambda *arguments, **more: load_settings(*arguments, preset="colornet-best", **more).TEST
     assert (test().INFER_WH, test().UPSAMPLE) == ((1152, 640), "edge"), "the preset over the defaults"
     assert test(instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (0, 0), "what the input asks for over the preset"
+    assert test(DEFAULT_SETTINGS, instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (0, 0)
+    assert load_settings(DEFAULT_SETTINGS, instead={"TEST.INFER_WH": [0, 0]}).TEST.INFER_WH == (0, 0)
     assert not caplog.text
     assert test(cfg, instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (64, 48), "--cfg over both"
     assert "wins over preset colornet-best: TEST.INFER_WH [1152, 640] -> [64, 48], TEST.KNN 10 -> 3" in caplog.text

@@ -201,7 +201,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     """Read the YAML settings. Each wins over those before it: defaults, preset, `--cfg`, `--set` and flags.
 
     Args:
-        path: `--cfg`, states only what it changes; None: nothing. Beside a preset the file of defaults is no change.
+        path: `--cfg`, states only what it changes; None and, but for a `base`, the file of defaults: nothing.
         overrides: the word list of `--set K V [K V ...]`.
         flags: key to (flag name, value or None where the flag was not given); a flag and a `--set` of the same key
             that disagree are a `UserError`.
@@ -211,7 +211,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     """
     read = lambda file: flatten(read_yaml(Path(file)), str(file))
     protocol = read(PRESETS[preset]) if preset else {}
-    own = read(path) if path and not (preset and os.path.realpath(path) == str(DEFAULT_SETTINGS)) else {}
+    own = read(path) if path and (base or os.path.realpath(path) != str(DEFAULT_SETTINGS)) else {}
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
