@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from datasets.video import result_name
 from inference.own_video import Outputs, read_job, run_job, save_frame
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 from models import load_model
@@ -163,7 +164,7 @@ def propagators(args: argparse.Namespace, settings: Settings, device: torch.devi
 
 def own_output(args: argparse.Namespace) -> Path:
     """The folder for what comes of `--video`."""
-    return args.mask_output_dir or Path("output") / Path(args.video).resolve().stem
+    return args.mask_output_dir or Path("output") / result_name(Path(args.video))
 
 
 def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:

@@ -117,7 +117,7 @@ class Outputs:
 
     def __init__(self, root: Path, key: str, video: OwnVideo, *, palette: str, pictures: bool, maps: bool):
         self.masks, self.folder = ResultFolder(root, key, overlays=False), root / f"{key}_vis"
-        self._video, self._name = video, video.path.resolve().stem
+        self._video, self._name = video, video.name
         self._palette, self._pictures, self._maps = palette, pictures, maps
         self._rows: list[tuple] = []
         self._sheet: list[tuple[str, np.ndarray]] = []
@@ -139,7 +139,8 @@ class Outputs:
         self._stack = ExitStack()
         if self._pictures:
             file = self._stack.enter_context(replacing(self.folder / "overlay.mp4"))
-            self._overlay = VideoWriter(file, self._video.size, self._video.rate)
+            self._overlay = VideoWriter(file, self._video.size, self._video.rate,
+                                        pixel_aspect=self._video.pixel_aspect)
             self._stack.callback(self._overlay.close)
         enter = lambda threads: self._stack.enter_context(BackgroundWriter(threads=threads, depth=WRITING_DEPTH))
         self._writer, self._in_order = enter(WRITING_THREADS), enter(1)

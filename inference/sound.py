@@ -10,6 +10,8 @@ from pathlib import Path
 
 import av
 
+from datasets.video_file import moving_pictures, open_container
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,11 +28,11 @@ class SoundTrack:
         self._container, self._stack, self._stream = container, ExitStack(), None
         if source.is_dir():
             return
-        read = self._stack.enter_context(av.open(f"file:{source}"))
+        read = self._stack.enter_context(open_container(source))
         sound = next(iter(read.streams.audio), None)
         if sound is None or sound.codec_context is None:
             return
-        pictures = read.streams.video[0]
+        pictures = moving_pictures(read, source)
         self._start = (pictures.start_time or 0) * pictures.time_base
         self._stream = container.add_stream(codec, rate=48_000)
         self._frames = self._decoded(read, sound)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import ColorRange, VideoReformatter
 
+from datasets.video_file import BT709, RGB
 from inference.sound import SoundTrack
 from utils.errors import UserError
 from utils.files import replacing
@@ -123,32 +125,43 @@ PRORES_4444 = Encoding("mov", "prores_ks", "yuva444p10le", "pcm_s16le", {"profil
 class VideoWriter:
     """A video whose frames are shown at given times; by default H.264, which every player takes.
 
+    Its colours are those of BT.709 in limited range, and it says so.
+
     Args:
         path: whole after `close`, however few frames were written.
         size: (width, height) [pixels]; odd ones are kept, in a format that fewer players take.
         rate: frames a second, or their mean, as the file states it.
         encoding: of the file.
         sound: a video whose sound goes along; None: none.
+        pixel_aspect: width of a pixel over its height.
     """
 
     TICK = Fraction(1, 90_000)  # seconds: the unit of time that fits all common rates
 
     def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction, *, encoding: Encoding = H264,
-                 sound: Path | None = None):
-        self._container = av.open(str(path), "w", format=encoding.container)
+                 sound: Path | None = None, pixel_aspect: Fraction = Fraction(1)):
+        self._container = av.open(f"file:{path}", "w", format=encoding.container)  # of `a:b`, `a` would be a protocol
         self._stream = self._container.add_stream(encoding.codec, rate=rate.limit_denominator(10_000),
                                                   options=encoding.options)
         self._stream.width, self._stream.height = size
         # Half the colour resolution needs even sides.
         self._stream.pix_fmt = encoding.pixels.replace("420", "444") if any(side % 2 for side in size) else \
             encoding.pixels
-        self._stream.codec_context.time_base = self.TICK
+        context = self._stream.codec_context
+        context.time_base, context.sample_aspect_ratio = self.TICK, pixel_aspect
+        context.colorspace = context.color_primaries = context.color_trc = BT709  # one number for all three
+        context.color_range = ColorRange.MPEG
+        self._converter, self._tick = VideoReformatter(), -1
         self._sound = None if sound is None else SoundTrack(self._container, sound, encoding.sound)
 
     def write(self, picture: np.ndarray, time: Fraction) -> None:
         """Add a picture, uint8 RGB [H,W,3], or RGBA [H,W,4] where there is transparency, shown from `time` [s] on."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgba" if picture.shape[2] == 4 else "rgb24")
-        frame.pts, frame.time_base = round(time / self.TICK), self.TICK
+        frame = self._converter.reformat(frame, format=self._stream.pix_fmt, src_colorspace=RGB, dst_colorspace=BT709,
+                                         dst_color_range=ColorRange.MPEG)
+        frame.colorspace, frame.color_range = BT709, ColorRange.MPEG
+        self._tick = max(round(time / self.TICK), self._tick + 1)  # two frames never share one
+        frame.pts, frame.time_base = self._tick, self.TICK
         self._container.mux(self._stream.encode(frame))
         if self._sound:
             self._sound.write_until(time)

@@ -16,6 +16,7 @@ import tifffile
 import yaml
 from pycocotools.coco import COCO
 
+from datasets.own_video import open_video
 from inference.exports.results import read_results
 from inference.exports.shapes import edge_polygons, polygons
 from inference.writer import VideoWriter
@@ -211,7 +212,8 @@ def test_cutout_pictures_are_exact_and_feathered(export):
 
 
 def test_background_colour_and_blur(export):
-    picture = decoded(export("background", "a.mp4", "--fill", "#0000ff", "--objects", 1))[0][0][..., :3].astype(int)
+    path = export("background", "a.mp4", "--fill", "#0000ff", "--objects", 1)
+    picture = next(open_video(path).frames()).astype(int)
     inside, outside = MASKS[0] == 1, cv2.dilate(MASKS[0], np.ones((9, 9))) == 0
     assert abs(picture[outside] - (0, 0, 255)).max() < 12
     assert np.median(abs(picture[inside] - GREEN)) < 8

@@ -3,8 +3,8 @@
     python tools/prepare_data.py clip.mp4 folder_of_videos ... --root data --short-side 480
 
 Each video becomes ROOT/JPEGImages/<name>/00000.jpg ..., with its rate in video.json; a folder appears when it is whole,
-and a video whose folder exists is left alone, so that an interrupted run is simply repeated. Without videos the root
-is only indexed.
+and a video whose folder exists is left alone, so that an interrupted run is simply repeated. Of a folder every file is
+tried that is not hidden, and what is no video is named. Without videos the root is only indexed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -24,11 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from datasets.filelists import scan_videos
 from datasets.index import index_videos, keep_index, log_index
+from datasets.video import result_name
+from datasets.video_file import VideoFile, holds_video
 from utils.config import load_train_config
 from utils.console import start_console
 from utils.errors import UserError, run_script
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
+# Files of these names have to be videos; others in a folder are passed over where they are none.
+VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".vob",
+                  ".flv", ".asf", ".mxf", ".3gp", ".ogv"}
+NAMED_AT_MOST = 20  # files that are passed over
 
 logger = logging.getLogger("prepare_data")
 
@@ -63,61 +69,69 @@ def main() -> None:
 
 def find_videos(paths: list[Path]) -> dict[str, Path]:
     """Name every video file: by its stem, within a folder by its path there. `UserError` where two get one name."""
-    videos = {}
+    videos, passed_over = {}, []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; name a video file or a folder of them")
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        files = [path] if not path.is_dir() else sorted(_videos_in(path, passed_over))
         if not files:
-            raise UserError(f"{path} holds no video files ({' '.join(sorted(VIDEO_SUFFIXES))}); name another folder")
+            raise UserError(f"{path} holds no video files; name another folder")
         for file in files:
-            name = file.stem if path.is_file() else str(file.relative_to(path).with_suffix(""))
+            folder = path if path.is_dir() else file.parent
+            name = str(file.relative_to(folder).with_name(result_name(file)))
             if videos.setdefault(name, file) != file:
                 raise UserError(f"{videos[name]} and {file} would both become {name}; rename one of them")
+    if passed_over:
+        more = f" and {len(passed_over) - NAMED_AT_MOST} more" if len(passed_over) > NAMED_AT_MOST else ""
+        logger.warning("passed over, since they are no videos: %s%s", ", ".join(passed_over[:NAMED_AT_MOST]), more)
     return videos
 
 
+def _videos_in(folder: Path, passed_over: list[str]) -> Iterator[Path]:
+    """The videos of a folder in any depth; adds the names of other files to `passed_over`."""
+    for file in folder.rglob("*"):
+        if file.is_dir() or any(part.startswith(".") for part in file.relative_to(folder).parts):
+            continue
+        if file.suffix.lower() in VIDEO_SUFFIXES or holds_video(file):
+            yield file
+        else:
+            passed_over.append(str(file))
+
+
 def decode_video(video: Path, folder: Path, short_side: int, quality: int) -> bool:
-    """Decode to `folder`, whole or not at all; False, with a warning, where the file has no frames to give."""
+    """Decode to `folder`, whole or not at all; False, with a warning, where the file cannot be read as a video."""
+    try:
+        opened = VideoFile(video)
+    except UserError as error:
+        logger.warning("%s", error)
+        return False
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
         partial.mkdir(parents=True)
-        count, fps = write_frames(cv2.VideoCapture(str(video)), partial, short_side, quality)
-        if not count:
-            logger.warning("%s has no frames that can be decoded", video)
-            return False
-        (partial / "video.json").write_text(json.dumps({"source": video.name, "fps": fps, "frames": count}) + "\n")
+        write_frames(opened, partial, short_side, quality)
+        record = {"source": video.name, "fps": float(opened.rate), "frames": len(opened)}
+        (partial / "video.json").write_text(json.dumps(record) + "\n")
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"{folder} could not be written ({error.strerror}); free some space or give another --root") \
             from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    logger.info("%s: %d frames at %s frames a second", folder, count, f"{fps:.3g}" if fps else "an unknown number of")
+    logger.info("%s: %d frames at %.3g frames a second", folder, len(opened), opened.rate)
     return True
 
 
-def write_frames(capture: cv2.VideoCapture, folder: Path, short_side: int, quality: int) -> tuple[int, float | None]:
-    """Write all frames of a video as JPEGs, reduced to the short side; how many, and frames a second if it is known."""
-    count, fps = 0, capture.get(cv2.CAP_PROP_FPS) or None
-    expected = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-    with tqdm(total=expected or None, desc=folder.name.strip("."), unit="frame", leave=False) as bar:
-        while True:
-            read, frame = capture.read()
-            if not read:
-                break
-            height, width = frame.shape[:2]
-            scale = min(1.0, short_side / min(height, width))
-            size = max(round(width * scale), 1), max(round(height * scale), 1)
-            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-            _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
-            (folder / f"{count:05d}.jpg").write_bytes(data.tobytes())
-            count += 1
-            bar.update()
-    if 0 < count < 0.9 * expected:
-        logger.warning("%s: %d of %d frames could be decoded; the file may be cut short", folder.name, count, expected)
-    return count, fps
+def write_frames(video: VideoFile, folder: Path, short_side: int, quality: int) -> None:
+    """Write all frames of a video as JPEGs, reduced to the short side."""
+    width, height = video.size
+    scale = min(1.0, short_side / min(height, width))
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    for name, frame in zip(video.names, tqdm(video.frames(), folder.name.strip("."), len(video), unit="frame",
+                                             leave=False)):
+        reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        _, data = cv2.imencode(".jpg", reduced[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        (folder / f"{name}.jpg").write_bytes(data.tobytes())
 
 
 if __name__ == "__main__":
