@@ -27,9 +27,16 @@ def context_gaps(count: int, custom_interval: bool) -> tuple[int, ...]:
     return CUSTOM_GAPS[:count]
 
 
-def context_frames(reference: int, frame: int, gaps: Sequence[int]) -> list[int]:
-    """The context of `frame`: the reference frame, then the recent ones, oldest first; a multiset, repeats count."""
-    return [reference] + [max(reference, frame - gap) for gap in sorted(gaps, reverse=True)]
+def context_frames(reference: int, frame: int, gaps: Sequence[int], first: str = "repeat") -> list[int]:
+    """The context of `frame`: the reference frame, then the recent ones, oldest first; a multiset, repeats count.
+
+    `first` says how often the reference stands among the recent ones: "repeat" for each gap that reaches it or what
+    lies before it, "once", or "never".
+    """
+    recent = [frame - gap for gap in sorted(gaps, reverse=True)]
+    if first == "repeat":
+        return [reference] + [max(reference, number) for number in recent]
+    return [reference] + [number for number in recent if number > reference or (number, first) == (reference, "once")]
 
 
 class Group(NamedTuple):
@@ -56,10 +63,11 @@ class LabelPropagator:
     Args:
         neighbours: the search that carries labels from a context to a frame.
         gaps: how many frames back each frame of the recent context lies.
+        first: how often a reference stands in it, as in `context_frames`.
     """
 
-    def __init__(self, neighbours: NeighbourPropagation, gaps: Sequence[int]):
-        self._neighbours = neighbours
+    def __init__(self, neighbours: NeighbourPropagation, gaps: Sequence[int], first: str = "repeat"):
+        self._neighbours, self._first = neighbours, first
         self._gaps = tuple(gaps)
         self.reset()
 
@@ -126,7 +134,7 @@ class LabelPropagator:
 
     def _carry(self, query: PreparedFeatures, group: Group) -> Carried:
         # What was wrong before the last correction must not come back: recent frames are those since then.
-        _, *recent = context_frames(group.references[-1], self._frame, self._gaps)
+        _, *recent = context_frames(group.references[-1], self._frame, self._gaps, self._first)
         # One Memory a frame: a repeat is the same object, which the search may count instead of searching twice.
         memories = {frame: group.part_of(self._history[frame]) for frame in set(recent)}
         return self._neighbours(query, [group.part_of(self._given[frame]) for frame in group.references],

@@ -88,17 +88,21 @@ class NeighbourPropagation:
 
     Args:
         knn: neighbours of a position; all candidates where there are fewer.
-        radius: [positions] recent frames count strictly within this Euclidean distance on the feature map.
+        radius: [positions] recent frames count within this distance on the feature map: of a "circle" strictly below
+            it, of a "square" up to it along lines and columns.
+        window: "circle" or "square".
+        near_references: references, too, count within the radius only.
         temperature: divides similarities before the softmax over the neighbours.
         method: "exact", or "fast", which may miss a neighbour (CPU) or compares in float16 (CUDA).
         max_memory: [bytes] that features kept and the search may take together; None is no limit.
     """
 
-    def __init__(self, *, knn: int, radius: float, temperature: float, method: str = "exact",
-                 max_memory: int | None = None):
+    def __init__(self, *, knn: int, radius: float, temperature: float, window: str = "circle",
+                 near_references: bool = False, method: str = "exact", max_memory: int | None = None):
         if method not in METHODS:
             raise UserError(f"propagation is one of {', '.join(METHODS)}; got {method}; choose one of them")
         self.knn, self.radius, self.temperature = knn, radius, temperature
+        self.window, self.near_references = window, near_references
         self.method, self.max_memory = method, max_memory
         self._stores: WeakValueDictionary[object, FrameStore] = WeakValueDictionary()  # gone with their last frame
 
@@ -125,7 +129,8 @@ class NeighbourPropagation:
         if any(memory.features.store is not store for memory in context):
             raise ValueError("query and context must be prepared by one engine from features of one shape and device")
         slots = [memory.features.slot for memory in context]
-        slots = Slots(slots[:len(references)], slots[len(references):])
+        whole = 0 if self.near_references else len(references)
+        slots = Slots(slots[:whole], slots[whole:])
         with single_threaded() as threads:
             best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
             counts = torch.tensor([1] * len(references) + list(copies.values()), device=store.device)
@@ -135,7 +140,8 @@ class NeighbourPropagation:
 
     def _search(self, store: FrameStore, query: int, slots: Slots, tile: int, threads: int) -> Best:
         """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""
-        if store.device.type == "cuda" and importlib.util.find_spec("triton"):
+        # The kernel knows circles; squares, of relatives' protocols, are searched without it.
+        if self.window == "circle" and store.device.type == "cuda" and importlib.util.find_spec("triton"):
             from models.neighbours_triton import search_fused
 
             return Best(*search_fused(store, query, *slots, self.knn, self.radius, fast=self.method == "fast"))
@@ -249,7 +255,8 @@ class NeighbourPropagation:
 
     def _window(self, store: FrameStore, queries: Tensor) -> Window:
         """The lines that `queries` [q], in ascending order, reach in a recent frame."""
-        reach = math.ceil(min(self.radius, store.lines + store.line)) - 1  # the largest distance that is strictly below
+        reach = min(self.radius, store.lines + store.line)
+        reach = math.floor(reach) if self.window == "square" else math.ceil(reach) - 1  # the largest distance within
         first = max(int(queries[0]) // store.line - reach, 0)
         last = min(int(queries[-1]) // store.line + reach + 1, store.lines)
         span = min(math.ceil((last - first) / LINES) * LINES, store.lines)
@@ -259,8 +266,11 @@ class NeighbourPropagation:
         across = torch.arange(store.line, device=store.device)
         between = (lines - queries[:, None] // store.line).int().square()  # [q,lines]
         along = (across - queries[:, None] % store.line).int().square()  # [q,line]
-        far = (between[:, :, None] + along[:, None, :] >= self.radius**2).flatten(1)
-        return Window(slice(first * store.line, last * store.line), far)
+        if self.window == "square":
+            far = torch.maximum(between[:, :, None], along[:, None, :]) > self.radius**2
+        else:
+            far = between[:, :, None] + along[:, None, :] >= self.radius**2
+        return Window(slice(first * store.line, last * store.line), far.flatten(1))
 
     def _mix(self, best: Best, counts: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Neighbours' labels [N*hw,M] weighed by similarity, [hw,M], and their mean similarity [hw,1].

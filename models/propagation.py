@@ -53,27 +53,35 @@ class VideoPropagator:
     Args:
         encoder: makes the features; a module in eval mode, or any object with `encode`.
         size: [pixels] (width, height) that frames are resized to, or what makes it of a frame's width and height.
-        neighbours, gaps: as for `LabelPropagator`.
+        neighbours, gaps, first: as for `LabelPropagator`.
         device: where it is computed; by default where the encoder's parameters are, the CPU where it has none.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
-        upsample: "bilinear", or "edge", by which masks follow the colours of the frame (`EdgeUpsampling`).
-        normalise: stretch the labels (`stretched`) before the argmax.
+        reduce: masks to the feature map by "bilinear" or "nearest".
+        upsample: labels to pixels: "bilinear", or "edge", by which they follow the frame's colours (`EdgeUpsampling`).
+        align_corners: both put the centres of the corner cells on those of the corner pixels; else edges on edges.
+        min_max: bring each class's labels to the range [0,1] before the argmax.
+        normalise: stretch them (`stretched`).
         background: weight of the background's labels then.
 
     Its methods raise `ValueError` for what is no frame, no mask or no feature, and change nothing then.
     """
 
     def __init__(self, encoder: Encoder, *, size: tuple[int, int] | Callable[[int, int], tuple[int, int]],
-                 neighbours: NeighbourPropagation, gaps: Sequence[int], device: torch.device | str | None = None,
-                 precision: str = "fp32", upsample: str = "bilinear", normalise: bool = False, background: float = 1):
+                 neighbours: NeighbourPropagation, gaps: Sequence[int], first: str = "repeat",
+                 device: torch.device | str | None = None, precision: str = "fp32", reduce: str = "bilinear",
+                 upsample: str = "bilinear", align_corners: bool = True, min_max: bool = False,
+                 normalise: bool = False, background: float = 1):
+        if upsample == "edge" and not align_corners:
+            raise UserError("UPSAMPLE edge aligns corners, and TEST.ALIGN_CORNERS is false; change one of them")
         if device is None:
             parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
             device = next((parameter.device for parameter in parameters), "cpu")
         self._encoder, self._device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
         self._size = size
-        self._labels = LabelPropagator(neighbours, gaps)
+        self._labels = LabelPropagator(neighbours, gaps, first)
+        self._reduce, self._align_corners = reduce, align_corners
         self._edges = EdgeUpsampling() if upsample == "edge" else None
-        self._normalise, self._background = normalise, background
+        self._weigh = functools.partial(weighed, min_max=min_max, normalise=normalise, background=background)
         self.reset()
 
     def reset(self) -> None:
@@ -153,8 +161,9 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {frame.shape[:2]}; it is {given.shape}")
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
-        labels = weighed(prediction.labels, self._normalise, self._background)
-        channel = self._edges.argmax(labels, frame) if self._edges else upsampled_argmax(labels, frame.shape[:2])
+        labels = self._weigh(prediction.labels)
+        channel = self._edges.argmax(labels, frame) if self._edges else \
+            upsampled_argmax(labels, frame.shape[:2], self._align_corners)
         mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
         if given is None:
             return mask
@@ -185,7 +194,10 @@ class VideoPropagator:
     def _soft_labels(self, mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int]) -> Tensor:
         """Index mask [H,W] to the share of each id in every feature cell, [m,h,w]."""
         index = torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
-        return torch.cat([resize((index == i)[None].float(), shape) for i in ids])
+        if self._reduce == "nearest":
+            index = F.interpolate(index[None, None].float(), tuple(shape), mode="nearest-exact")[0, 0]
+            return torch.stack([index == i for i in ids]).float()
+        return torch.cat([resize((index == i)[None].float(), shape, self._align_corners) for i in ids])
 
 
 def _kind(value: object) -> str:
@@ -216,23 +228,40 @@ def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, pre
     """
     encoder = Branches(encoder, settings.KEY) if isinstance(encoder, ColorNet) else encoder
     neighbours = NeighbourPropagation(knn=settings.KNN, radius=settings.RADIUS, temperature=settings.TEMP,
+                                      window=settings.WINDOW, near_references=settings.RADIUS_ON_FIRST,
                                       method=method, max_memory=max_memory)
     size = settings.INFER_WH if any(settings.INFER_WH) else functools.partial(
-        keeping_aspect, short_side=settings.INPUT_SIZE)
+        keeping_aspect, short_side=settings.INPUT_SIZE, multiples=settings.SIZE_MULTIPLES,
+        rounding=settings.SIZE_ROUNDING)
     return VideoPropagator(encoder, size=size, neighbours=neighbours, precision=precision,
-                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL), upsample=settings.UPSAMPLE,
+                           gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL),
+                           first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, upsample=settings.UPSAMPLE,
+                           align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
                            normalise=settings.NORMALISE, background=settings.BACKGROUND)
 
 
-def keeping_aspect(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """A frame's size scaled to a short side, [pixels], each side rounded up to a multiple of 16."""
-    scale = short_side / min(width, height)
-    return math.ceil(round(width * scale, 6) / 16) * 16, math.ceil(round(height * scale, 6) / 16) * 16
+def keeping_aspect(width: int, height: int, short_side: int, multiples: tuple[int, int] = (16, 16),
+                   rounding: str = "up") -> tuple[int, int]:
+    """A frame's size scaled to a short side (0: not scaled), [pixels].
+
+    The short and the long side are rounded "up", "down" or "nearest" to multiples of `multiples`.
+    """
+    scale = short_side / min(width, height) if short_side else 1
+    whole = {"up": math.ceil, "down": math.floor, "nearest": lambda value: math.floor(value + 0.5)}[rounding]
+    short, long = (max(whole(round(side * scale, 6) / multiple), 1) * multiple
+                   for side, multiple in zip(sorted((width, height)), multiples))
+    return (long, short) if width > height else (short, long)
 
 
-def resize(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize maps [C,H,W] bilinearly with the corners aligned, as every resizing of this method is."""
-    return F.interpolate(maps[None], size=tuple(shape), mode="bilinear", align_corners=True)[0]
+def resize(maps: Tensor, shape: tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Resize maps [C,H,W] bilinearly, with the corners aligned as every resizing of this method is."""
+    return F.interpolate(maps[None], size=tuple(shape), mode="bilinear", align_corners=align_corners)[0]
+
+
+def min_max_of(labels: Tensor) -> Tensor:
+    """Soft labels [M,h,w] with the range of each class brought to [0,1]; a class that is nowhere stays so."""
+    least, most = labels.amin((1, 2), keepdim=True), labels.amax((1, 2), keepdim=True)
+    return torch.where(most > least, (labels - least) / (most - least), labels.clamp(max=1))
 
 
 def stretched(labels: Tensor) -> Tensor:
@@ -244,12 +273,13 @@ def stretched(labels: Tensor) -> Tensor:
     return (labels - least) / (labels.amax((1, 2), keepdim=True) - least).clamp(min=0.5)
 
 
-def weighed(labels: Tensor, normalise: bool, background: float) -> Tensor:
+def weighed(labels: Tensor, *, min_max: bool = False, normalise: bool, background: float) -> Tensor:
     """Soft labels [M,h,w] as they count in the argmax; see `VideoPropagator`."""
+    labels = min_max_of(labels) if min_max else labels
     labels = stretched(labels) if normalise else labels
     return torch.cat([labels[:1] * background, labels[1:]])
 
 
-def upsampled_argmax(labels: Tensor, shape: tuple[int, int]) -> Tensor:
+def upsampled_argmax(labels: Tensor, shape: tuple[int, int], align_corners: bool = True) -> Tensor:
     """The argmax over channels of soft labels [M,h,w] resized to the full size, [H,W]; of equals the first."""
-    return argmax_of_parts(resize(part, shape) for part in labels.split(CLASSES_AT_ONCE))
+    return argmax_of_parts(resize(part, shape, align_corners) for part in labels.split(CLASSES_AT_ONCE))

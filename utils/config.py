@@ -142,14 +142,23 @@ class TestSettings:
     KNN: int = _at_least(1)
     CXT_SIZE: int = _at_least(1)
     RADIUS: float = _positive()
+    WINDOW: str = _one_of("circle", "square")
+    RADIUS_ON_FIRST: bool = _switch()
+    FIRST_IN_RECENT: str = _one_of("repeat", "once", "never")
     TEMP: float = _positive()
     KEY: str = _key(FEATURES_RULE, is_features)
     CUSTOM_INTERVAL: bool = _switch()
     INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh), or [0, 0]: by "
                                      "INPUT_SIZE", lambda value: value == (0, 0) or all(v > 0 and v % 8 == 0
                                                                                         for v in value))
-    INPUT_SIZE: int = _at_least(16)
+    INPUT_SIZE: int = _key("a number of at least 16, or 0: frames as they are", lambda value: value == 0 or value >= 16)
+    SIZE_MULTIPLES: tuple[int, int] = _key("[of the short side, of the long side], both above 0",
+                                           lambda value: min(value) > 0)
+    SIZE_ROUNDING: str = _one_of("up", "down", "nearest")
+    REDUCE: str = _one_of("bilinear", "nearest")
+    ALIGN_CORNERS: bool = _switch()
     UPSAMPLE: str = _one_of(*UPSAMPLING)
+    MIN_MAX: bool = _switch()
     NORMALISE: bool = _switch()
     BACKGROUND: float = _positive()
 

@@ -254,7 +254,7 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
 @torch.inference_mode()
 def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
-    labels = weighed(labels, options.normalise, options.background)
+    labels = weighed(labels, normalise=options.normalise, background=options.background)
     if UPSAMPLING[options.upsample] is None:
         return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]
