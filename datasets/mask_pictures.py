@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
 VOID = 255  # in PASCAL VOC the border of an object, which belongs to nothing
+VOID_COLOUR = tuple(DAVIS_PALETTE[VOID].tolist())
 OPAQUE = 128  # least alpha of a pixel that is shown
 PART = 12  # mean difference to its frame of a cut-out, which may come from a lossy copy [of 255]
 FLAT = 0.95  # of the shown pixels: as many have a flat colour where colours are painted objects, and not a photograph
@@ -164,7 +165,7 @@ def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
             alone = picture is not given and picture.shape[2] == 1 and len(found.colours) == 2
             return Objects(found.labels, {1: None}) if alone else _flat_objects(path, found.labels, found.colours)
     white = 255 if picture.max() < 256 else 0xFFFF
-    tones = two_tones(picture, white) if lossy or _is_soft(picture) else None
+    tones = two_tones(picture, white, lossy=lossy) if lossy or _may_be_two_tones(picture) else None
     if tones is None:
         raise refusal or UserError(f"a lossy file keeps a mask of two tones only, one of them dark; {path} has others; "
                                    "export it again from where it was drawn, as PNG")
@@ -202,8 +203,8 @@ def _why_not_flat(path: Path, picture: np.ndarray, labels: np.ndarray, colours: 
                          f"{strays} pixels of edges; draw with a harder edge")
     if not labels.all() or (picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK):  # ids, written by a program
         return None
-    return UserError(f"the background of a mask is black; {path} has {few(colours[1:])} and nothing black; paint the "
-                     f"background black, or {AS_PALETTE}")
+    return UserError(f"the background of a mask is black; {path} has {few(map(_name, colours[1:]))} and nothing black; "
+                     f"paint the background black, or {AS_PALETTE}")
 
 
 def _nearest(colours: list[tuple[int, ...]]) -> float:
@@ -213,14 +214,17 @@ def _nearest(colours: list[tuple[int, ...]]) -> float:
     return distances[~np.eye(len(table), dtype=bool)].min() if len(table) > 1 else np.inf
 
 
-def _is_soft(picture: np.ndarray) -> bool:
-    """Whether a picture has so many values that they are shades."""
-    return len(np.unique(codes_of(picture))) > SOFT
+def _may_be_two_tones(picture: np.ndarray) -> bool:
+    """Whether a picture has two values, or so many that they are shades."""
+    count = len(np.unique(codes_of(picture)))
+    return count == 2 or count > SOFT
 
 
 def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]) -> Objects:
     """Objects of flat colours, the first of which is black; `UserError` for values that are no ids."""
     if len(colours[0]) == 3:
+        if VOID_COLOUR in colours and len(colours) > 2 and tuple(DAVIS_PALETTE[VOID - 1].tolist()) not in colours:
+            return _without_border(path, labels, colours)
         for label in range(1, len(colours)):
             _refuse_inverse(path, labels == label, f"the colour {colours[label]}")
         return Objects(labels, {k: colours[k] if k > 1 or len(colours) > 2 else key_of(colours[k])
@@ -236,6 +240,14 @@ def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]
                         f"{few(values)}; save it as 8-bit PNG")
     refuse_void(path, values)
     return Objects(labels, dict(enumerate(values, 1)))
+
+
+def _without_border(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]) -> Objects:
+    """Objects without what has the colour of VOC's borders."""
+    logger.warning("mask %s has the colour of VOC's borders, %s: it is background", path, VOID_COLOUR)
+    void = colours.index(VOID_COLOUR)
+    return Objects(np.where(labels == void, np.uint8(0), labels),
+                   {label: colour for label, colour in enumerate(colours) if label not in (0, void)})
 
 
 def refuse_void(path: Path, values: Sequence[int]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 CONTRAST = 64  # least distance of the tones, of 255
 OFF_LINE = 1 / 20  # of the pixels of the smaller tone: as many may be of a third colour (chroma of JPEG's edges)
 LEVELS = 4  # bins between the tones; a third tone fills one of them, an edge all
 THIRD_TONE = 0.6  # of the pixels between the tones in one bin
+PATCH = 5  # side of a square [pixels] that no fringe of an edge fills
 FEW = 1 / 100  # of the picture: fewer pixels than that between the tones make no third
 
 
@@ -21,11 +23,12 @@ class TwoTones(NamedTuple):
     bright_tone: tuple[int, ...]
 
 
-def two_tones(picture: np.ndarray, white: int) -> TwoTones | None:
+def two_tones(picture: np.ndarray, white: int, *, lossy: bool) -> TwoTones | None:
     """Cut a picture [h,w,C] whose pixels gather about two tones half way between them; None for any other.
 
     The pixels between the tones must be fewer than those of either, lie on the line from one to the other, and not be
-    a tone of their own. `white` is the highest value of a channel.
+    a tone of their own; in a lossy picture, whose flat parts are not flat, not even in a small part of it. `white` is
+    the highest value of a channel.
     """
     picked = picture.reshape(-1, picture.shape[2])
     pixels = picked.astype(np.float32)  # [S,C]
@@ -49,8 +52,16 @@ def two_tones(picture: np.ndarray, white: int) -> TwoTones | None:
         levels = np.histogram(share[between], LEVELS, (0.25, 0.75))[0]
         if levels.max() > THIRD_TONE * between.sum():
             return None
+    if _has_patch(aside, picture.shape) or (lossy and any(
+            _has_patch(abs(share - level) < 1 / 16, picture.shape) for level in np.arange(0.3, 0.71, 0.05))):
+        return None
     tones = (tuple(tone.astype(int).tolist()) for tone in (dark, bright))
     return TwoTones((share > 0.5).reshape(picture.shape[:2]), *tones)
+
+
+def _has_patch(flags: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether flags, bool [h*w] of a picture, fill a square that is wider than the fringes of edges."""
+    return bool(cv2.erode(flags.reshape(shape[:2]).astype(np.uint8), np.ones((PATCH, PATCH), np.uint8)).any())
 
 
 def _most_frequent(pixels: np.ndarray) -> np.ndarray:

@@ -228,7 +228,9 @@ def test_lossy_files_keep_two_tones_and_no_more(tmp_path, name, options, caplog)
         mask = read_mask_files([tmp_path / "mask.png"], (H, W), ObjectIds())
         assert np.mean(mask == (picture.reshape(H, W, -1)[..., 0] > 100)) > 0.99 and mask.max() == 1
         assert "mask.png has two tones" in caplog.text
-    for picture in (boxes(WHITE, RED), boxes(120, 250), boxes(WHITE, (128, 128, 128))):
+    small = [np.pad(boxes(WHITE), ((0, 240), (0, 320), (0, 0))) for _ in range(2)]
+    small[0][200:212, 200:212], small[1][200:212, 200:212] = RED, 128
+    for picture in (boxes(WHITE, RED), boxes(120, 250), boxes(WHITE, (128, 128, 128)), *small):
         Image.fromarray(picture).save(tmp_path / name, **options)
         (tmp_path / name).rename(tmp_path / "mask.png")
         with pytest.raises(UserError, match=r"two tones.*mask\.png.*as PNG"):

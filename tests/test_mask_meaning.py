@@ -73,6 +73,7 @@ def test_the_border_of_voc_is_no_object_and_255_beside_ids_is_asked_about(tmp_pa
     write_mask(tmp_path / "voc.png", np.where(ring > 0, np.uint8(255), mask))
     assert np.array_equal(read_mask_files([tmp_path / "voc.png"], (H, W), ObjectIds()), mask)
     assert "255" in caplog.text and "background" in caplog.text
+    assert np.array_equal(read(tmp_path, DAVIS_PALETTE[np.where(ring > 0, 255, mask)]), mask)
     with pytest.raises(UserError, match=r"255 beside ids.*VOC.*3, 15, 255.*make it 0"):
         read(tmp_path, np.where(ring > 0, np.uint8(255), mask))
 
@@ -119,8 +120,9 @@ def test_noise_about_two_greys_is_cut_half_way(tmp_path):
 
 @pytest.mark.parametrize("picture, expected", [
     (np.where(ONE, 240, 12), ONE), (np.where(boxes(1, 2)[..., None] == 0, 10, boxes(RED, WHITE)), boxes(1, 2)),
-    (np.where(ONE[..., None] == 0, (12, 9, 14), (250, 40, 40)), ONE)], ids=["grey", "two colours", "one colour"])
-def test_a_background_nearly_black_is_background(tmp_path, picture, expected, caplog):
+    (np.where(ONE[..., None] == 0, (12, 9, 14), (250, 40, 40)), ONE), (np.where(ONE, 200, 60), ONE)],
+    ids=["grey", "two colours", "one colour", "two greys"])
+def test_a_dark_background_is_background(tmp_path, picture, expected, caplog):
     assert np.array_equal(read(tmp_path, picture.astype(np.uint8)), expected)
     assert "mask.png has" in caplog.text
 

@@ -106,6 +106,7 @@ CONTENTS = {  # what a file named frame.png may hold, and the reason
     "postscript": (POSTSCRIPT, "none of JPEG, PNG"), "dds": (b"DDS " + bytes(124), "none of JPEG, PNG"),
     "huge": (png(32000, 32000, chunk(b"IDAT", zlib.compress(bytes(10)))), "more than 80 million pixels"),
     "just too large": (png(MAX_PIXELS // 8 + 1, 8, chunk(b"IDAT", b"")), "more than 80 million pixels"),
+    "a line": (png(5000, 49, chunk(b"IDAT", b"")), "sides are 5000 and 49 pixels"),
     "gif": (GIF_HEAD + b"\x0d\x01\xff", r"\w+")}
 
 

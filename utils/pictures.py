@@ -20,8 +20,9 @@ from utils.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # Pillow's others include interpreters of programs
 MAX_PIXELS = 80_000_000  # 8K video has 33 million
+MOST_LONG = 100  # the longer side to the shorter, which is what frames are resized by
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this and refuses above twice this
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said by an error, or nowhere
 
 JPEG_FORMATS = ("JPEG", "MPO")  # MPO is a JPEG with others behind it, as phones write it
 LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}
@@ -98,6 +99,8 @@ def _opened(path: str | Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
         if not Path(path).is_file():  # a pipe would be waited for
             raise ValueError("it is no file" if Path(path).exists() else "it does not exist")
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            if max(image.size) > MOST_LONG * min(image.size):
+                raise ValueError(f"its sides are {image.width} and {image.height} pixels, over {MOST_LONG} to 1")
             yield image, file
     except Exception as error:  # decoders raise whatever they stumble over, from struct.error to MemoryError
         raise PictureError(path, _reason(error)) from error
