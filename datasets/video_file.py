@@ -77,7 +77,7 @@ class VideoFile(OwnVideo):
         known = None not in pts and all(a < b for a, b in pairwise(pts))
         self._times = [(value - pts[0]) * decoding.unit for value in pts] if known else None
         mean, stated = (count - 1) / self._times[-1] if known and count > 1 else None, decoding.rate
-        wrong = stated and mean and not 0.9 < stated / mean < 1.1  # such as 60000 of a .dv
+        wrong = stated and mean and not 0.5 < stated / mean < 2  # such as 60000 of a .dv
         self.rate = Fraction((None if wrong else stated) or mean or FOLDER_RATE)
         # AVI has no time of presentation, but one of decoding. Frames that share a stamp cannot be told apart by it.
         self._kind = next((kind for kind, values in stamps.items() if {None}.isdisjoint(values)

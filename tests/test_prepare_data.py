@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -57,6 +59,46 @@ def test_videos_become_folders_and_an_index(tmp_path):
 def test_frames_are_never_enlarged(tmp_path):
     assert decode_video(write_video(tmp_path / "a.avi", count=1), tmp_path / "a", 480, 92)
     assert read_frame(tmp_path / "a/00000.jpg").shape == (64, 96, 3)
+
+
+def write_transport_stream(path, count=12, sizes=((96, 64),)):
+    """Grey frames in an MPEG transport stream; each of `sizes` for its share of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coders = []
+    for width, height in sizes:
+        coder = av.CodecContext.create("mpeg2video", "w")
+        coder.width, coder.height, coder.pix_fmt, coder.time_base = width, height, "yuv420p", Fraction(1, 25)
+        coders.append(coder)
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *sizes[0], "yuv420p"
+        for number, coder in enumerate(coders):
+            share = count // len(coders)
+            packets = [packet for t in range(number * share, (number + 1) * share) for packet in coder.encode(
+                av.VideoFrame.from_ndarray(np.full((coder.height, coder.width, 3), 20 * t, np.uint8), format="rgb24"))]
+            for t, packet in enumerate(packets + coder.encode(), start=number * share):
+                packet.stream, packet.pts, packet.dts, packet.time_base = stream, t, t, Fraction(1, 25)
+                container.mux(packet)
+    return path
+
+
+def test_every_container_of_a_folder_is_tried_and_the_rest_is_named(tmp_path):
+    for name in ("a.MTS", "deep/b.ts", "c.dat", "._hidden.mp4", "...mp4"):
+        write_transport_stream(tmp_path / "in" / name)
+    write_transport_stream(tmp_path / "in/turned.mpg", sizes=((96, 64), (64, 96)))
+    (tmp_path / "in/c.txt").write_text("subtitles of c.dat")
+    done = prepare(tmp_path / "in", "--root", tmp_path / "root", "--short-side", 32)
+    frames = {str(path.relative_to(tmp_path / "root/JPEGImages")): len(list(path.glob("*.jpg")))
+              for path in (tmp_path / "root/JPEGImages").rglob("*") if path.is_dir() and list(path.glob("*.jpg"))}
+    assert frames == {"a": 12, "deep/b": 12, "c": 12}
+    assert "no videos:" in done.stdout and "c.txt" in done.stdout and "._hidden" not in done.stdout
+    assert done.returncode == 1 and "1 videos could not be decoded" in done.stdout
+    assert "turned.mpg changes from 96x64 to 64x96" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_a_name_of_dots_stays_in_the_root(tmp_path):
+    video = write_transport_stream(tmp_path / "...mp4")
+    assert find_videos([video]) == {"mp4": video}
 
 
 def test_an_interrupted_video_leaves_no_folder(tmp_path, monkeypatch):
