@@ -146,7 +146,9 @@ def every_setting():
 OTHER_VALUES = {"DATASET.ROOT": "elsewhere", "DATASET.STILLS": "photos", "DATASET.STILLS_SHARE": "0.5",
                 "TEST.KEY": "color", "DATASET.CROP_SIZE": "[64, 64]", "MODEL.BETAS": "[0.1, 0.2]",
                 "DATASET.SMALLEST_RANGE": "[10, 20]", "TB.IM_SIZE": "[8, 8]", "DATASET.RND_ZOOM_RANGE": "[0.1, 0.2]",
-                "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5", "TEST.UPSAMPLE": "edge"}
+                "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5", "TEST.UPSAMPLE": "edge",
+                "TEST.WINDOW": "square", "TEST.FIRST_IN_RECENT": "once", "TEST.SIZE_MULTIPLES": "[8, 8]",
+                "TEST.SIZE_ROUNDING": "down", "TEST.REDUCE": "nearest"}
 
 
 @pytest.mark.parametrize("key", every_setting())
