@@ -5,7 +5,8 @@
     python evaluation_method.py --davis_path DAVIS --results_path output/cls_vos output/merge_vos --report report.html
 
 Writes into every results folder `global_results-<set>.csv`, `per-sequence_results-<set>.csv` and `results-<set>.json`
-(the unrounded values, of every frame too), always from the masks that are there now.
+(the unrounded values, of every frame too), always from the masks that are there now. Of several folders each is also
+compared with the first. All values are shares in [0,1], or differences of them.
 """
 
 from __future__ import annotations
@@ -14,24 +15,28 @@ import argparse
 import csv
 import io
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from evaluation.comparison import METRICS, Comparison, compare
 from evaluation.davis_evaluation import (
     TASKS,
     Evaluation,
     Protocol,
-    available_processors,
     davis_ground_truth,
     evaluate_folders,
     folder_ground_truth,
     shorten,
 )
 from evaluation.report import write_report
+from evaluation.workers import available_processors
 from utils.errors import UserError, run_script
-from utils.files import replacing
+from utils.files import refuse_existing, replacing
+from utils.names import NAME_RULE, is_name, told_apart
 from utils.version import VERSION
 
 
@@ -46,14 +51,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     truth.add_argument("--gt_path", metavar="DIR", help="any folder with one folder of masks a sequence: all sequences "
                        "that the results have too, and all objects, each from where it appears")
     parser.add_argument("--results_path", metavar="DIR", nargs="+", required=True,
-                        help="one or more folders with one folder of masks a sequence")
-    parser.add_argument("--set", default="val", help="list of sequences of --davis_path (val, train, test-dev), and "
-                        "the end of the files' names; default: %(default)s")
+                        help="one or more folders with one folder of masks a sequence; others are compared with the "
+                        "first")
+    parser.add_argument("--set", default="val", help="list of sequences of --davis_path (val, train, test-dev, "
+                        "2016-val), and the end of the files' names; default: %(default)s")
+    parser.add_argument("--sequences", metavar="NAME", nargs="+", default=[], help="score these sequences alone")
     parser.add_argument("--include_first_last", action="store_true",
                         help="score the first and the last frame too, as DAVIS does for the task unsupervised only")
     parser.add_argument("--allow-missing", action="store_true", help="missing frames and sequences are empty masks")
     parser.add_argument("--workers", type=int, default=available_processors(), help="processes; default: %(default)s")
     parser.add_argument("--report", metavar="HTML", help="write a page with tables, curves and the worst frames")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --report")
     parser.add_argument("--images_path", metavar="DIR", help="frames for the report's pictures, one folder a sequence; "
                         "default: JPEGImages/480p of --davis_path, JPEGImages beside --gt_path")
     return parser.parse_args(argv)
@@ -87,18 +95,41 @@ def print_tables(evaluations: list[Evaluation]) -> None:
         print(table(header, [row[:len(header)] for row in rows]))
 
 
+def print_comparisons(comparisons: list[Comparison]) -> None:
+    """What each other result has more than the first: over all objects, and for each sequence and object."""
+    first, *names = told_apart([comparisons[0].first.results, *(c.other.results for c in comparisons)])
+    print(f"\ndifferences from {first}: mean over all objects, standard error over sequences, 95 % of the bootstrap's "
+          "means")
+    rows = [[name, metric, f"{d.mean:+.3f}", f"{d.standard_error:.3f}", f"{d.low:+.3f}", f"{d.high:+.3f}",
+             f"{c.better} of {len(c.sequences)} sequences" * (metric == METRICS[0])]
+            for name, c in zip(names, comparisons) for metric, d in c.means.items()]
+    print(table(["Results", "Metric", "Mean", "Error", "From", "To", "Better in"], rows))
+    rows = []
+    for sequence, objects in comparisons[0].objects.items():
+        rows.append([sequence, *(f"{c.sequences[sequence][0]:+.3f}" for c in comparisons)])
+        if len(objects) > 1:
+            rows += [[f"  {sequence}_{k}", *(f"{c.objects[sequence][k][0]:+.3f}" for c in comparisons)]
+                     for k in objects]
+    print(f"\n{table(['J&F', *names], rows)}")
+
+
 def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
     """A table as the official package writes it: three decimals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8; what a folder's name has that is none is written as its code."""
     with replacing(path) as temporary:
-        temporary.write_text(text.getvalue())
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def as_json(evaluation: Evaluation, protocol: Protocol) -> dict:
-    """All values unrounded; `null` at a frame that is not scored."""
+def as_json(evaluation: Evaluation, protocol: Protocol, comparison: Comparison | None) -> dict:
+    """All values unrounded; `null` at a frame that is not scored, and where there is no comparison."""
     def per_frame(values: np.ndarray) -> list[float | None]:
         return [None if np.isnan(value) else value for value in values.tolist()]
 
@@ -109,39 +140,56 @@ def as_json(evaluation: Evaluation, protocol: Protocol) -> dict:
                   for k, proposal, J, F in zip(s.scores.ids, s.scores.proposals, s.scores.J, s.scores.F)]
         sequences[s.sequence] = {"frames": s.frames, "missing": s.missing, "objects": tracks}
     return {"task": protocol.task, "first_and_last_frame": protocol.all_frames, "missing_frames": evaluation.n_missing,
-            "global": evaluation.means, "objects": objects, "sequences": sequences}
+            "global": evaluation.means, "objects": objects, "sequences": sequences,
+            "differences": comparison and comparison.as_json()}
 
 
-def write_results(evaluation: Evaluation, protocol: Protocol, subset: str) -> None:
+def write_results(evaluation: Evaluation, protocol: Protocol, subset: str, comparison: Comparison | None) -> None:
     """The official package's two tables and the JSON file, into the results folder."""
     folder = evaluation.results
     write_csv(folder / f"global_results-{subset}.csv", list(evaluation.means), [list(evaluation.means.values())])
     write_csv(folder / f"per-sequence_results-{subset}.csv", ["Sequence", "J-Mean", "F-Mean"],
               [[row.name, row.J.mean, row.F.mean] for row in evaluation.objects])
-    with replacing(folder / f"results-{subset}.json") as temporary:
-        temporary.write_text(json.dumps(as_json(evaluation, protocol), indent=1))
+    write_text(folder / f"results-{subset}.json", json.dumps(as_json(evaluation, protocol, comparison), indent=1))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, score, print, write."""
     args = parse_arguments(argv)
-    if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--report is an HTML file; {args.report} does not end in .html")
+    refuse_mistakes(args)
     protocol = Protocol(args.task, args.include_first_last, args.allow_missing)
     if args.davis_path:
-        truth = davis_ground_truth(args.davis_path, args.set, args.task)
+        truth = davis_ground_truth(args.davis_path, args.set, args.task, args.sequences)
     else:
-        truth = folder_ground_truth(args.gt_path, args.results_path)
+        truth = folder_ground_truth(args.gt_path, args.results_path, args.sequences)
         if truth.left_out:
             print(f"not evaluated, because the results lack them: {shorten(truth.left_out)}")
     evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers, progress=True)
     print_tables(evaluations)
-    for evaluation in evaluations:
-        write_results(evaluation, protocol, args.set)
+    comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
+    if comparisons:
+        print_comparisons(comparisons)
+    for evaluation, comparison in zip(evaluations, [None, *comparisons]):
+        write_results(evaluation, protocol, args.set, comparison)
     if args.report:
-        write_report(args.report, evaluations, truth, args.images_path)
+        write_report(args.report, evaluations, truth, args.images_path, comparisons)
         print(f"\nreport: {args.report}")
 
 
+def refuse_mistakes(args: argparse.Namespace) -> None:
+    """`UserError` for options that contradict each other or would write where nobody expects it."""
+    if not is_name(args.set):
+        raise UserError(f"--set is {NAME_RULE}: it ends the names of the files; got {args.set!r:.80}")
+    twice = [path for path in args.results_path if sum(os.path.samefile(path, other) for other in args.results_path
+                                                       if os.path.exists(path) and os.path.exists(other)) > 1]
+    if twice:
+        raise UserError(f"--results_path names each folder once, and {twice[0]} is given {len(twice)} times")
+    if args.report:
+        if Path(args.report).suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"--report is an HTML file; {args.report} does not end in .html")
+        refuse_existing(args.report, args.overwrite)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends at once: workers follow, and no file is half written
     run_script(main)

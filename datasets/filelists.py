@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError
+from utils.names import NAME_RULE, is_name
+from utils.values import read_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+MASK_SUFFIXES = {".png"}
 NOT_TRAINING_FRAMES = {"Annotations", "COCO", "davis2017"}  # masks, stills and the evaluation set
 
 
@@ -40,7 +43,7 @@ class EvaluationSequence(NamedTuple):
 
 def locate_list(name: str | Path, root: str | Path) -> Path | None:
     """Look for a list under `root`, then in the repository, with or without `.txt`; None where there is none."""
-    return next((path for path in _places(name, root) if path.is_file()), None)
+    return next((path for path in _places(name, root) if os.path.isfile(path)), None)
 
 
 def find_list(name: str | Path, root: str | Path) -> Path:
@@ -77,9 +80,10 @@ def read_evaluation_list(path: str | Path, root: str | Path) -> list[EvaluationS
     """
     root, exists, sequences, folders, seen = _absolute(root), _existence(), {}, {}, set()
     for where, line in _lines(path):
-        columns = line.split()
+        columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
         if len(columns) != 3 or columns[0] not in ("0", "1"):
-            raise UserError(f"{where}: a line is '<save flag 0 or 1> <frame> <mask>', three words; got {line!r}")
+            raise UserError(f"{where}: a line is '<save flag 0 or 1> <frame> <mask>', three words, or where names have "
+                            f"blanks three columns with tabs between them; got {line!r}")
         image, mask = (_inside(root, column, where) for column in columns[1:])
         name = image.parent.name
         if not exists(image):
@@ -138,17 +142,51 @@ def _folders_of_frames(top: Path, visited: set[str], passed_over: Container[str]
 
 def is_frame(name: str) -> bool:
     """Whether a file name is that of a visible picture."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in FRAME_SUFFIXES
+    return _is_visible(name, FRAME_SUFFIXES)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def _is_visible(name: str, suffixes: Container[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+
+
+def files_by_stem(folder: str | Path, suffixes: Container[str] = FRAME_SUFFIXES) -> dict[str, Path]:
+    """The visible files of a folder with one of `suffixes`, in natural order, under their names without it.
+
+    Empty where there is no such folder; `UserError` for two files of one stem.
+    """
+    files: dict[str, Path] = {}
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], key=natural):
+        if _is_visible(name, suffixes):
+            file = files.setdefault(os.path.splitext(name)[0], Path(folder, name))
+            if file.name != name:
+                raise UserError(f"a frame has one file; {folder} has {file.name} and {name}; remove one of them")
+    return files
+
+
+def visible_folders(folder: str | Path) -> list[str]:
+    """Names of the folders in `folder` that are not hidden, in natural order."""
+    return sorted((name for name in os.listdir(folder) if name[0] != "." and os.path.isdir(os.path.join(folder, name))),
+                  key=natural)
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of a list of sequences, one a line; `UserError` for one that could leave its folder."""
+    names = []
+    for where, line in _lines(path):
+        if not is_name(line):
+            raise UserError(f"{where}: a sequence has {NAME_RULE}; got {line!r:.80}; correct the list")
+        names.append(line)
+    return list(dict.fromkeys(names))
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key by which `frame2` comes before `frame10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
 
 
 def _absolute(root: str | Path) -> Path:
     root = Path(os.path.abspath(root))
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"the data root {root} does not exist; create it or set DATASET.ROOT")
     return root
 
@@ -156,14 +194,17 @@ def _absolute(root: str | Path) -> Path:
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield (`<list>, line <number>`, line) for every line that is neither blank nor a # comment; at least one."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"file list {path} cannot be read ({error}); it is a text file in UTF-8") from error
     numbered = [(f"{path}, line {i}", line.strip()) for i, line in enumerate(lines, start=1)]
     numbered = [(where, line) for where, line in numbered if line and not line.startswith("#")]
     if not numbered:
         raise UserError(f"file list {path} is empty; it needs at least one line (format: filelists/README.md)")
-    yield from numbered
+    for where, line in numbered:
+        if "\0" in line:
+            raise UserError(f"{where}: a name has no NUL character; got {line!r:.80}; correct the list")
+        yield where, line
 
 
 def _inside(root: Path, entry: str, where: str) -> Path:
@@ -178,6 +219,6 @@ def _existence():
     """A file test that lists each folder once: 94588 single questions are slow on a network disk."""
     @functools.cache
     def names(folder: Path) -> set[str]:
-        return set(os.listdir(folder)) if folder.is_dir() else set()
+        return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
     return lambda path: path.name in names(path.parent)

@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from datasets.filelists import MASK_SUFFIXES, files_by_stem, visible_folders
+from datasets.video_sets import DAVIS_IMAGES, chosen, davis_names
 from evaluation.davis_metrics import VOID, Scores, Statistics, object_births, score_proposals, score_tracks, statistics
+from evaluation.workers import map_in_processes
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
 
@@ -111,42 +111,39 @@ class Evaluation:
 
 
 def _folder(path: str | Path, flag: str, content: str) -> Path:
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{flag} is a folder that holds {content}; {path} does not exist; check the path")
     return Path(path)
 
 
-def davis_ground_truth(root: str | Path, subset: str, task: str) -> GroundTruth:
-    """The ground truth of DAVIS 2017 under `root`; `UserError` where a part of it is not there."""
+def davis_ground_truth(root: str | Path, subset: str, task: str, sequences: Sequence[str] = ()) -> GroundTruth:
+    """The ground truth of a set of DAVIS 2017 under `root`, or of the sequences of it that are named.
+
+    `UserError` where a part of it is not there.
+    """
     root = _folder(root, "--davis_path", "ImageSets/, Annotations/ and JPEGImages/")
     unsupervised = task == "unsupervised"
-    year = "2019" if unsupervised and subset.startswith("test") else "2017"
-    listing = root / "ImageSets" / year / f"{subset}.txt"
-    if not listing.is_file():
-        found = sorted(str(path.relative_to(root)) for path in root.glob("ImageSets/*/*.txt"))
-        raise UserError(f"the sequences of --set {subset} are read from {listing}, which does not exist (found: "
-                        f"{', '.join(found) or 'no list at all'}); write one sequence name a line there, or give "
-                        "--gt_path DIR, which needs no list")
+    names = davis_names(root, subset, "2019" if unsupervised and subset.startswith("test") else "2017")
     masks = root / ("Annotations_unsupervised" if unsupervised else "Annotations") / "480p"
     if not masks.is_dir():
         raise UserError(f"the ground truth of the task {task} is read from {masks}, which does not exist; download it")
-    sequences = listing.read_text().split()
-    if not sequences:
-        raise UserError(f"{listing} names no sequence; write one a line")
-    return GroundTruth(masks, sequences, root / "JPEGImages" / "480p", from_first_frame=True)
+    return GroundTruth(masks, chosen(names, sequences, f"set {subset} of {root}"), root / DAVIS_IMAGES,
+                       from_first_frame=True)
 
 
-def folder_ground_truth(masks: str | Path, results: Sequence[str | Path]) -> GroundTruth:
-    """The sequences that a folder of true masks shares with all of the results folders."""
+def folder_ground_truth(masks: str | Path, results: Sequence[str | Path],
+                        sequences: Sequence[str] = ()) -> GroundTruth:
+    """The sequences that a folder of true masks shares with all of the results folders, or those that are named."""
     results = [_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
     masks = _folder(masks, "--gt_path", "one folder of index PNGs a sequence")
-    known = {path.name for path in masks.iterdir() if path.is_dir()}
-    shared = known.intersection(*({path.name for path in folder.iterdir()} for folder in results))
+    known = visible_folders(masks)
+    shared = set(known).intersection(*map(visible_folders, results))
     if not shared:
         raise UserError(f"a sequence is evaluated where {masks} and the results have a folder of its name; none is in "
                         f"both {masks} and {', '.join(map(str, results))}; check the paths")
-    return GroundTruth(masks, sorted(shared), masks.parent / "JPEGImages", from_first_frame=False,
-                       left_out=tuple(sorted(known - shared)))
+    taken = chosen([name for name in known if name in shared or name in sequences], sequences, str(masks))
+    return GroundTruth(masks, taken, masks.parent / "JPEGImages", from_first_frame=False,
+                       left_out=tuple(name for name in known if name not in shared and not sequences))
 
 
 def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol: Protocol | None = None,
@@ -162,10 +159,11 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
     run = partial(_run, from_first_frame=truth.from_first_frame, protocol=protocol,
                   score=not any(job.problems for job in jobs))
     by_size = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].frames))  # long ones first: processes end together
-    runs = _map(run, [jobs[i] for i in by_size], min(workers, len(jobs)))
-    finished = list(tqdm(runs, "evaluating", len(jobs), unit="sequence", disable=not progress))
+    runs = map_in_processes(run, [jobs[i] for i in by_size], min(workers, len(jobs)))
+    finished = list(tqdm(runs, "evaluating", len(jobs), unit="sequence",
+                         disable=None if progress else True))
     outcomes = [outcome for _, outcome in sorted(zip(by_size, finished), key=lambda pair: pair[0])]
-    problems = [f"{job.results}: {line}" for job, outcome in zip(jobs, outcomes) if isinstance(outcome, list)
+    problems = [f"{job.folder}: {line}" for job, outcome in zip(jobs, outcomes) if isinstance(outcome, list)
                 for line in outcome]
     if problems:
         missing = any(job.missing for job in jobs) and not protocol.allow_missing
@@ -179,25 +177,6 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
     return evaluations
 
 
-def _map(function, jobs: list, workers: int) -> Iterator:
-    """`map`, in this process or in several."""
-    if workers <= 1:
-        yield from map(function, jobs)
-        return
-    try:
-        # OpenCV's own threads do not survive a fork, and would fight over the processors.
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-            yield from pool.map(function, jobs)
-    except BrokenProcessPool:
-        raise UserError(f"one of the {workers} processes was ended from outside, probably for want of memory; "
-                        "use fewer --workers") from None
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def shorten(items: Iterable, most: int = 6) -> str:
     """A list that fits a line."""
     names = [str(item) for item in items]
@@ -209,29 +188,39 @@ class _Job:
     """One sequence of one results folder, and what its listing already shows to be wrong."""
 
     sequence: str
-    results: Path
-    truth: Path
-    frames: list[str]  # annotated frames
-    scored: range  # numbers of those that are scored
+    folder: Path  # of the results
+    results: Mapping[str, Path]  # masks under their frames' names
+    truth: Mapping[str, Path]
+    scored: range  # numbers of the annotated frames that are scored
     missing: list[str]  # scored frames without a result
     problems: list[str]
+
+    @property
+    def frames(self) -> list[str]:
+        """The annotated frames in their order."""
+        return list(self.truth)
 
     @staticmethod
     def find(results: Path, sequence: str, truth: GroundTruth, protocol: Protocol) -> _Job:
         """List the folders of a sequence."""
-        folder = truth.masks / sequence
-        frames = sorted(path.stem for path in folder.glob("*.png"))
+        folders, listed, problems = (truth.masks / sequence, results / sequence), [], []
+        for folder in folders:
+            try:
+                listed.append(files_by_stem(folder, MASK_SUFFIXES))
+            except UserError as error:
+                listed.append({})
+                problems.append(str(error))
+        given, there = listed
+        frames = list(given)
         scored = range(len(frames)) if protocol.all_frames else range(1, len(frames) - 1)
-        there = {path.stem for path in (results / sequence).glob("*.png")}
         missing = [frames[t] for t in scored if frames[t] not in there]
-        problems = []
-        if not scored:
-            problems.append(f"nothing to score: {len(frames)} annotated frames in {folder}" +
+        if not problems and not scored:
+            problems.append(f"nothing to score: {len(frames)} annotated frames in {folders[0]}" +
                             (", of which the first and the last are left out" if frames else ""))
-        elif missing and not protocol.allow_missing:
+        elif not problems and missing and not protocol.allow_missing:
             problems.append(f"{len(missing)} of {len(scored)} frames are missing: {shorten(missing)}" if there
                             else "the whole sequence is missing")
-        return _Job(sequence, results / sequence, folder, frames, scored, missing, problems)
+        return _Job(sequence, folders[1], there, given, scored, missing, problems)
 
 
 class Mistakes:
@@ -308,9 +297,9 @@ class _Reader:
             self.mistakes.note(f"ids other than {shorten(known)}", frame, shorten(unknown))
         return truth, prediction
 
-    def _read(self, folder: Path, frame: str) -> np.ndarray | None:
+    def _read(self, files: Mapping[str, Path], frame: str) -> np.ndarray | None:
         try:
-            return read_mask(folder / f"{frame}.png")
+            return read_mask(files[frame])
         except UserError as error:
             self.mistakes.note("no readable index mask", frame, str(error))
             return None

@@ -10,15 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.filelists import MASK_SUFFIXES, files_by_stem
+from evaluation.comparison import METRICS, RESAMPLES, Comparison
 from evaluation.davis_evaluation import Evaluation, GroundTruth, SequenceResult
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, read_mask
+from utils.names import told_apart
 from utils.overlay import overlay
 from utils.pictures import read_frame
 
 WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]
-RESULT_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131")
+RESULT_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131", "#8a6d00", "#e64980", "#495057",
+                  "#5c940d")
 CHART = (460, 132)  # width and height [SVG units]
 
 STYLE = """
@@ -32,6 +36,8 @@ h3 { font-size: 1rem; margin: 0; } p { margin: .3rem 0; color: var(--soft); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+td:first-child { max-width: 40vw; white-space: normal; overflow-wrap: anywhere; }
+h1, h3, th, p, figcaption { overflow-wrap: anywhere; } thead th { min-width: 4.5rem; }
 thead th { position: sticky; top: 0; background: #fff; z-index: 1; white-space: normal; vertical-align: bottom; }
 thead th:first-child { z-index: 2; }
 td.best { font-weight: 700; }
@@ -68,15 +74,17 @@ for (const table of document.querySelectorAll("table.sortable"))
 
 
 def write_report(path: str | Path, evaluations: Sequence[Evaluation], truth: GroundTruth,
-                 images: str | Path | None = None) -> None:
-    """Write the page of one or more results that were scored against one ground truth."""
-    page = _page(evaluations, truth, Path(images) if images else truth.images)
+                 images: str | Path | None = None, comparisons: Sequence[Comparison] = ()) -> None:
+    """Write the page of one or more results of one ground truth; `comparisons` of the first with each of the others."""
+    page = _page(evaluations, truth, Path(images) if images else truth.images, comparisons)
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path) -> str:
-    names = _names(evaluations)
+def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path,
+          comparisons: Sequence[Comparison]) -> str:
+    names = told_apart([evaluation.results for evaluation in evaluations])
+    title = f"J&F of {names[0]}" if len(names) == 1 else f"J&F of {len(names)} results"
     first = evaluations[0]
     frames = sum(len(sequence.frames) for sequence in first.sequences)
     missing = [f"<p class=warning>{escape(name)}: {e.n_missing} missing frames counted as empty masks</p>"
@@ -85,24 +93,18 @@ def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path) -
                  for results in zip(*(evaluation.sequences for evaluation in evaluations))]
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
-<title>J&amp;F of {escape(", ".join(names))}</title><style>{STYLE}</style>
-<h1>J&amp;F of {escape(", ".join(names))}</h1>
+<title>{escape(title)}</title><style>{STYLE}</style>
+<h1>{escape(title)}</h1>
 <p>{first.sequences[0].task}: {len(first.sequences)} sequences, {len(first.objects)} objects, {frames} frames,
-ground truth {escape(str(truth.masks))}</p>{"".join(missing)}
-<h2>All objects</h2>{_global_table(names, evaluations)}
+ground truth {escape(str(truth.masks))}; shares in [0,1]</p>{"".join(missing)}
+<h2>All objects</h2>{_global_table(names, evaluations)}{_difference_table(names, comparisons)}
 <h2>Object by object</h2><p>A heading sorts by its column; a name leads to its sequence.</p>
-{_object_table(names, evaluations)}
+{_object_table(names, evaluations, comparisons)}
 <h2>Sequence by sequence</h2><p>J and F of every scored frame{", mean over the objects" if len(names) > 1 else ""};
 below them the {WORST_FRAMES} worst frames, which the dots mark. The yellow line on a result is the outline of the
 truth.</p>
 {"".join(sequences)}<script>{SORTING}</script></html>
 """
-
-
-def _names(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The folders' own names, or their whole paths where two have the same."""
-    names = [evaluation.results.resolve().name for evaluation in evaluations]
-    return names if len(set(names)) == len(names) else [str(evaluation.results) for evaluation in evaluations]
 
 
 def _global_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
@@ -112,29 +114,41 @@ def _global_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> st
     for colour, name, evaluation in zip(_colours(len(names)), names, evaluations):
         cells = "".join(f"<td{' class=best' * (len(names) > 1 and value == best[c])}>{value:.3f}"
                         for c, value in evaluation.means.items())
-        rows.append(f"<tr><td>{_key(colour) * (len(names) > 1)}{escape(name)}{cells}")
+        rows.append(f"<tr><td title='{escape(str(evaluation.results))}'>{_key(colour) * (len(names) > 1)}{escape(name)}"
+                    f"{cells}")
     head = "".join(f"<th>{escape(column)}" for column in columns)
     return f"<div class=wide><table><thead><tr><th>Results{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
-def _object_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> str:
-    """One result: all its statistics. Several: J&F, J and F of each, and what the last has more than the first."""
-    several = len(names) > 1
-    kinds = ("Mean", "Recall", "Decay")
-    heads = ["Object"]
-    heads += [f"{column} {name}" for name in names for column in ("J&F", "J", "F")] if several else \
-        ["J&F-Mean", *(f"{metric}-{kind}" for metric in "JF" for kind in kinds)]
-    heads += [f"{names[-1]} − {names[0]}"] * several
+def _difference_table(names: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """What each other result has more than the first, with its error and interval."""
+    if not comparisons:
+        return ""
     rows = []
-    for results in zip(*(evaluation.sequences for evaluation in evaluations)):
-        sequence = escape(results[0].sequence)
-        for objects in zip(*(sorted(result.objects, key=lambda row: row.id) for result in results)):
-            cells = []
-            for row in objects:
-                values = (row.J.mean, row.F.mean) if several else (*row.J, *row.F)
-                cells += [_cell(row.mean, bar=True), *map(_cell, values)]
-            cells += [_cell(objects[-1].mean - objects[0].mean, sign="+")] * several
-            name = f"{sequence}_{objects[0].id}"
+    for colour, name, comparison in zip(_colours(len(names))[1:], names[1:], comparisons):
+        cells = "".join(f"<td>{d.mean:+.3f} ± {d.standard_error:.3f}<td>{d.low:+.3f} to {d.high:+.3f}"
+                        for d in comparison.means.values())
+        rows.append(f"<tr><td>{_key(colour)}{escape(name)}{cells}<td>{comparison.better} of "
+                    f"{len(comparison.sequences)}")
+    head = "".join(f"<th>{escape(metric)}<th>95 %" for metric in METRICS)
+    return (f"<h3>More than {escape(names[0])}</h3><p>Mean over all objects ± standard error over sequences; 95 % of "
+            f"the means of {RESAMPLES} bootstrap samples of sequences.</p><div class=wide><table><thead><tr><th>Results"
+            f"{head}<th>better in</thead><tbody>{''.join(rows)}</tbody></table></div>")
+
+
+def _object_table(names: Sequence[str], evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -> str:
+    """One result: all its statistics. Several: J&F of the first, and what each other has more or less."""
+    kinds = ("Mean", "Recall", "Decay")
+    heads = ["Object", f"J&F {names[0]}", *names[1:]] if comparisons else [
+        "Object", "J&F-Mean", *(f"{metric}-{kind}" for metric in "JF" for kind in kinds)]
+    rows = []
+    for result in evaluations[0].sequences:
+        sequence = escape(result.sequence)
+        for row in sorted(result.objects, key=lambda row: row.id):
+            cells = [_cell(row.mean, bar=True)]
+            cells += [_cell(c.objects[result.sequence][row.id][0], sign="+") for c in comparisons]
+            cells += [_cell(value) for value in (*row.J, *row.F) if not comparisons]
+            name = f"{sequence}_{row.id}"
             rows.append(f'<tr><td data-value="{name}"><a href="#{sequence}">{name}</a>{"".join(cells)}')
     head = "".join(f"<th><button>{escape(column)}</button>" for column in heads)
     return (f'<div class="wide tall"><table class=sortable><thead><tr>{head}</thead><tbody>{"".join(rows)}</tbody>'
@@ -239,20 +253,18 @@ def _pictures(image: Path, folders: Sequence[Path]) -> Iterator[str]:
 
     On the results the outline of the truth is yellow.
     """
-    masks = [read_mask(folders[0] / f"{image.name}.png")]
-    for folder in folders[1:]:
-        path = folder / f"{image.name}.png"
-        masks.append(read_mask(path) if path.exists() else np.zeros_like(masks[0]))
-    found = [path for suffix in (".jpg", ".jpeg", ".png") if (path := image.with_name(image.name + suffix)).exists()]
-    H, W = masks[0].shape
-    picture = read_frame(found[0]) if found else np.full((H, W, 3), 96, np.uint8)
+    files = [files_by_stem(folder, MASK_SUFFIXES).get(image.name) for folder in folders]
+    truth = read_mask(files[0])
+    H, W = truth.shape
+    found = files_by_stem(image.parent).get(image.name)
+    picture = read_frame(found) if found else np.full((H, W, 3), 96, np.uint8)
     size = (PICTURE_WIDTH, max(1, round(H * PICTURE_WIDTH / W)))
-    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    truth, *predictions = (cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in masks)
+    shrink = lambda mask: cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    picture, truth = cv2.resize(picture, size, interpolation=cv2.INTER_AREA), shrink(truth)
     yield _as_uri(overlay(picture, truth))
     outline = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
-    for prediction in predictions:
-        drawn = overlay(picture, prediction)
+    for file in files[1:]:
+        drawn = overlay(picture, shrink(read_mask(file) if file else np.zeros((H, W), np.uint8)))
         drawn[outline] = (255, 214, 10)
         yield _as_uri(drawn)
 

@@ -24,15 +24,9 @@ def map_in_processes(function: Callable[[Item], Result], items: Sequence[Item], 
     if workers <= 1:
         yield from map(function, items)
         return
-    others = set(multiprocessing.active_children())
     try:
         with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-            try:
-                yield from pool.map(function, items)
-            except KeyboardInterrupt:  # what is being scored would be waited for
-                for process in set(multiprocessing.active_children()) - others:
-                    process.kill()
-                raise
+            yield from pool.map(function, items)
     except BrokenProcessPool:
         raise UserError(f"one of the {workers} processes was ended from outside, probably for want of memory; "
                         "use fewer --workers") from None

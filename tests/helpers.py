@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+
+from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -40,3 +46,17 @@ def released_state(kind: str) -> dict[str, torch.Tensor]:
     """The state dict of a released file, e.g. `S_color_dul`: no batch counters, golden weights."""
     shapes = golden_json("state_dict_keys.json")[kind]
     return golden_weights({k: torch.zeros(s) for k, s in shapes.items() if not k.endswith("num_batches_tracked")})
+
+
+def called(main: Callable, *arguments) -> SimpleNamespace:
+    """Call a command's `main` with words in this process: its `returncode`, `stdout` and `stderr`."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments]) or 0
+        except UserError as error:
+            code = 1
+            err.write(f"error: {error}\n")
+        except SystemExit as end:
+            code = end.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import evaluation_method
+from evaluation.comparison import mean_difference
 from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders, folder_ground_truth
 from evaluation.davis_metrics import evaluate_sequence, statistics
+from tests.helpers import called
 from utils.errors import UserError
 from utils.masks import write_mask
 
@@ -54,9 +60,8 @@ def davis(tmp_path) -> Path:
     return tmp_path / "DAVIS"
 
 
-def command(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "evaluation_method.py", *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True)
+def command(*arguments):
+    return called(evaluation_method.main, "--workers", 1, *arguments)
 
 
 def evaluate(truth, results, **protocol):
@@ -205,7 +210,7 @@ def test_problems_are_listed_all_at_once(davis, tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     for line in ("ant: 2 of 4 frames are missing: 00001 00003", "bee: the whole sequence is missing",
                  "cow: not of the ground truth's size 80x48: 00002 (the first: 40x24)",
-                 "dog: no readable index mask: 00004", "has mode RGB",
+                 "dog: no readable index mask: 00004", "of mode RGB",
                  "eel: ids other than 1 2: 00003 00004 (2 frames; the first: 3)",
                  "fox: no readable index mask: 00001", "gnu: no readable index mask: 00002",
                  "hen: nothing to score: 0 annotated frames", "--allow-missing"):
@@ -260,9 +265,100 @@ def test_several_results_are_scored_into_their_own_folders(davis, tmp_path):
     scores = [float((tmp_path / name / "global_results-val.csv").read_text().splitlines()[1].split(",")[0])
               for name in ("results", "perfect")]
     assert scores[0] < scores[1] == 1
+    first, second = (json.loads((tmp_path / name / "results-val.json").read_text()) for name in ("results", "perfect"))
+    assert first["differences"] is None and second["differences"]["first"].endswith("results")
+    mean = second["differences"]["means"]["J&F"]
+    assert mean["mean"] == pytest.approx(second["global"]["J&F-Mean"] - first["global"]["J&F-Mean"])
+    assert f"{mean['mean']:+.3f}" in done.stdout and "2 of 2 sequences" in done.stdout
+    assert second["differences"]["objects"]["bee"]["2"]["J"] == pytest.approx(
+        1 - first["objects"]["bee_2"]["J"]["mean"])
+
+
+def test_a_difference_takes_sequences_as_units():
+    """One sequence with two objects that differ by 1 and 3, one with one that differs by 2; by hand."""
+    [found] = mean_difference([np.array([[1.0], [3.0]]), np.array([[2.0]])])
+    assert found.mean == 2 and found.standard_error == 0 and (found.low, found.high) == (2, 2)
+    [found] = mean_difference([np.array([[0.0]]), np.array([[1.0]]), np.array([[2.0]]), np.array([[5.0]])])
+    assert found.mean == 2 and found.standard_error == pytest.approx(np.std([0, 1, 2, 5], ddof=1) / 2)
+    assert 0 < found.low < 1 and 3 < found.high < 5 and found == mean_difference(
+        [np.array([[0.0]]), np.array([[1.0]]), np.array([[2.0]]), np.array([[5.0]])])[0], "the samples are seeded"
+    [found] = mean_difference([np.array([[1.0], [3.0]])])
+    assert found.mean == 2 and np.isnan(found.standard_error)
+
+
+def test_names_are_in_natural_order_and_hidden_files_are_nobodys(tmp_path):
+    """The same masks under names with and without leading zeros have one score; what a file manager leaves has none."""
+    masks = drawn(2, frames=12)
+    for name, form in (("padded", "{:05d}"), ("plain", "{}")):
+        for side, shown in (("gt", masks), ("res", late(late(masks)))):
+            for t, mask in enumerate(shown, start=1):
+                write_mask(tmp_path / name / side / "s" / f"{form.format(t)}.png", mask)
+    odd = tmp_path / "plain"
+    (odd / "res/s/3.png").rename(odd / "res/s/3.PNG")
+    for place in ("gt/s/._3.png", "gt/s/.00003.4242.png", "res/s/._3.png", "res/s/.DS_Store"):
+        (odd / place).write_bytes(b"none")
+    for folder in ("gt/.ipynb_checkpoints", "res/.ipynb_checkpoints", "res/s/.ipynb_checkpoints"):
+        (odd / folder).mkdir()
+    (odd / "gt/.DS_Store").write_bytes(b"none")
+    padded, plain = (evaluate(folder_ground_truth(tmp_path / name / "gt", [tmp_path / name / "res"]),
+                              tmp_path / name / "res") for name in ("padded", "plain"))
+    assert plain.means == padded.means and plain.sequences[0].frames == [str(t) for t in range(1, 13)]
+    write_mask(odd / "res/s/4.PNG", masks[0])
+    with pytest.raises(UserError, match=r"one file; .* has 4\.PNG and 4\.png"):
+        evaluate(folder_ground_truth(odd / "gt", [odd / "res"]), odd / "res")
+
+
+def test_lists_have_byte_order_marks_and_names_with_blanks(davis, tmp_path):
+    for folder in (davis / "Annotations/480p", tmp_path / "results"):
+        (folder / "ant").rename(folder / "red ant")
+    (davis / "ImageSets/2017/val.txt").write_bytes("\ufeffred ant \r\n\r\nbee\r\n".encode())
+    truth = davis_ground_truth(davis, "val", "semi-supervised")
+    assert truth.sequences == ["red ant", "bee"]
+    assert evaluate(truth, tmp_path / "results").objects[0].name == "red ant_1"
+    assert davis_ground_truth(davis, "val", "semi-supervised", ["bee"]).sequences == ["bee"]
+    (davis / "ImageSets/2017/val.txt").write_text("bee\n../../../secret\n")
+    with pytest.raises(UserError, match=r"val\.txt, line 2: a sequence has a name"):
+        davis_ground_truth(davis, "val", "semi-supervised")
+
+
+def test_any_name_and_any_terminal(tmp_path):
+    """A name in Latin-1, which is no UTF-8, and a terminal that knows ASCII alone."""
+    for side, masks in (("gt", drawn(1)), ("res", late(drawn(1)))):
+        for name in (os.fsdecode(b"caf\xe9"), "\u72d7"):
+            write(tmp_path / side / name, masks)
+    done = subprocess.run([sys.executable, "evaluation_method.py", "--gt_path", tmp_path / "gt", "--results_path",
+                           tmp_path / "res", "--report", tmp_path / "r.html", "--workers", "1"], cwd=ROOT,
+                          capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.returncode == 0, done.stderr
+    assert b"\\u72d7_1" in done.stdout and b"caf\\udce9_1" in done.stdout
+    assert b"it/s]" not in done.stderr and b"\r" not in done.stderr, "no progress bar in a file"
+    assert "caf\\udce9_1," in (tmp_path / "res/per-sequence_results-val.csv").read_text(encoding="utf-8")
+    assert "\u72d7_1" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command(number):
+    code = ("import sys, time; from evaluation.workers import map_in_processes\n"
+            "def work(i): print(__import__('os').getpid(), flush=True); time.sleep(600)\n"
+            "list(map_in_processes(work, [1, 2, 3], 2))")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          text=True) as command:
+        workers = [int(command.stdout.readline()) for _ in range(2)]
+        command.send_signal(number)
+        for _ in range(600):
+            if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+                break
+            time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 @pytest.mark.parametrize("arguments, words", [
+    (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/results", "--set", "../../x"], ["--set", "../../x"]),
+    (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/results", "--report", "{root}/kept.html"],
+     ["kept.html", "--overwrite"]),
+    (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/results", "{root}/DAVIS/../results"], ["once"]),
+    (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/results", "--sequences", "cow"], ["cow", "ant, bee"]),
     (["--davis_path", "{root}/none", "--results_path", "{root}/results"], ["none"]),
     (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/absent"], ["absent"]),
     (["--davis_path", "{root}/DAVIS", "--results_path", "{root}/results", "--set", "train"],
@@ -274,8 +370,10 @@ def test_several_results_are_scored_into_their_own_folders(davis, tmp_path):
     (["--davis_path", "{root}/DAVIS", "--gt_path", "{root}", "--results_path", "{root}/results"], ["not allowed with"]),
 ])
 def test_mistakes_on_the_command_line(davis, tmp_path, arguments, words):
+    (tmp_path / "kept.html").write_text("mine")
     done = command(*(argument.format(root=tmp_path) for argument in arguments))
     assert done.returncode not in (0, None) and "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+    assert (tmp_path / "kept.html").read_text() == "mine"
     assert not list((tmp_path / "results").glob("*.csv"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import called
+from tools import export_submission
 from utils.masks import write_mask
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def write(folder: Path, numbers, ids=(1, 2), size=(20, 30)) -> None:
@@ -43,10 +41,9 @@ def davis(tmp_path) -> Path:
     return data
 
 
-def export(tmp_path: Path, dataset: str, data: Path, *more) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "tools/export_submission.py", "--dataset", dataset, "--results",
-                           str(tmp_path / "results"), "--out", str(tmp_path / "x.zip"), "--data", str(data), *more],
-                          cwd=ROOT, capture_output=True, text=True)
+def export(tmp_path: Path, dataset: str, data: Path, *more):
+    return called(export_submission.main, "--dataset", dataset, "--results", tmp_path / "results", "--out",
+                  tmp_path / "x.zip", "--data", data, *more)
 
 
 def test_davis_archive_holds_the_sequences_at_its_top(davis, tmp_path):
@@ -79,6 +76,39 @@ def test_youtube_vos_archive_holds_the_frames_that_are_due(tmp_path, meta):
     assert done.returncode == 0, done.stderr
     assert zipfile.ZipFile(tmp_path / "x.zip").namelist() == \
         [f"Annotations/0a/{t:05d}.png" for t in range(5, 20 if meta else 30, 5)]
+
+
+@pytest.mark.parametrize("meta", [
+    '{"videos": {"../../up": {"objects": {"1": {"frames": ["00000"]}}}}}',
+    '{"videos": {"0a": {"objects": {"1": {"frames": ["../../up"]}}}}}',
+    '{"videos": {"0a": {"objects": {"1": {"frames": ["/abs"]}}}}}',
+    '{"videos": {"0a": {"objects": {"1": {"frames": []}}}}}',
+    '{"videos": {"0a": {"objects": {}}, "0a": {"objects": {}}}}', '{"videos": ' + "[" * 3000 + "]" * 3000 + "}", "[]"],
+    ids=range(7))
+def test_no_entry_of_the_archive_leaves_its_folder(tmp_path, meta):
+    data = tmp_path / "valid"
+    pictures(data / "JPEGImages/0a", [0])
+    write(data / "Annotations/0a", [0])
+    write(tmp_path / "results/0a", [0])
+    (data / "meta.json").write_text(meta)
+    done = export(tmp_path, "youtube-vos", data)
+    assert done.returncode == 1 and "meta.json" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_hidden_files_and_names_without_zeros(tmp_path):
+    data = tmp_path / "valid"
+    for folder in ("JPEGImages/0a", "JPEGImages/.ipynb_checkpoints"):
+        pictures(data / folder, [])
+    for t in range(8, 12):
+        Image.new("RGB", (30, 20)).save(data / f"JPEGImages/0a/{t}.jpg")
+        write_mask(tmp_path / f"results/0a/{t}.{'PNG' if t == 10 else 'png'}", np.zeros((20, 30), np.uint8))
+    write_mask(data / "Annotations/0a/9.png", np.ones((20, 30), np.uint8))
+    for stray in ("Annotations/.DS_Store", "Annotations/0a/._9.png", "JPEGImages/0a/._8.jpg"):
+        (data / stray).write_bytes(b"none")
+    done = export(tmp_path, "youtube-vos", data)
+    assert done.returncode == 0, done.stderr
+    assert zipfile.ZipFile(tmp_path / "x.zip").namelist() == [f"Annotations/0a/{t}.png" for t in (9, 10, 11)]
 
 
 def test_everything_that_would_be_rejected_is_listed(davis, tmp_path):

@@ -22,13 +22,13 @@ def losses(count):
             for i in range(1, count + 1)]
 
 
-def test_losses_are_running_means_and_validations_are_percent(tmp_path):
+def test_losses_are_running_means_and_validations_stay_as_they_are(tmp_path):
     run = write_run(tmp_path / "run", [*losses(30), {"step": 300, "val/J&F": 0.5, "val/J": 0.4, "val/F": 0.6}])
     curves = plot_curves.read_curves(run)
     steps, values = curves["loss/color"]
     assert steps[0] == 30 and steps[-1] == 300, "a tenth of 30 records is 3"
     np.testing.assert_allclose(values, np.arange(2, 30), err_msg="the mean of three that follow one another")
-    np.testing.assert_allclose(curves["val/J&F"], [[300], [50]])
+    np.testing.assert_allclose(curves["val/J&F"], [[300], [0.5]])
 
 
 @pytest.mark.parametrize("suffix, begin", [(".png", b"\x89PNG"), (".svg", b"<?xml")])
@@ -38,6 +38,31 @@ def test_one_picture_of_all_runs(tmp_path, capsys, suffix, begin):
     assert (tmp_path / f"curves{suffix}").read_bytes().startswith(begin)
     assert "2 runs" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", f"curves{suffix}"]
+
+
+def test_a_run_of_one_record_is_seen_and_equal_names_are_told_apart(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    runs = [write_run(tmp_path / "first/run", losses(1)), write_run(tmp_path / "second/run", losses(3))]
+    svg = tmp_path / "curves.svg"
+    plot_curves.main([*map(str, runs), "--out", str(svg)])
+    text = svg.read_text()
+    assert "<!-- first -->" in text and "<!-- second -->" in text
+    one = text[text.index('id="line2d_'):]
+    assert one.count("#1f77b4") >= 3, "a dot of the first colour in each panel"
+    with pytest.raises(UserError, match=r"curves\.svg exists"):
+        plot_curves.main([*map(str, runs), "--out", str(svg)])
+    plot_curves.main([str(runs[0]), "--out", str(svg), "--overwrite"])
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", '{"loss/color": 1}', '{"step": "x", "loss/color": 1}',
+                                  '{"step": 1, "loss/color": null}', '{"step": 1, "step": 2}', "9" * 5000])
+def test_lines_that_are_no_records_are_named(tmp_path, line):
+    run = write_run(tmp_path / "run", losses(2))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="line 3 is none"):
+        plot_curves.read_curves(run)
 
 
 def test_refused(tmp_path):

@@ -50,6 +50,14 @@ def test_what_cannot_be_published_is_refused(trained, tmp_path):
         main([str(tmp_path / "old.pkl"), *words])
     with pytest.raises(UserError, match=r"--score takes results-val\.json.*none\.json"):
         main([str(trained), *words, "--score", str(tmp_path / "none.json")])
+    torch.save({"model": released_state("S_color"), "train_config": {}, "settings": {}, "provenance": {}},
+               tmp_path / "odd.pkl")
+    with pytest.raises(UserError, match=r"odd\.pkl does not say what made it"):
+        main([str(tmp_path / "odd.pkl"), *words])
+    (tmp_path / "results-val.json").write_text('{"global": {"J&F-Mean": "high"}}')
+    (tmp_path / "run.json").write_text('{"method": []}')
+    with pytest.raises(UserError, match="--score takes"):
+        main([str(trained), *words, "--score", str(tmp_path / "results-val.json")])
     assert not (tmp_path / "out.pth").exists()
     (tmp_path / "out.pth").write_bytes(b"precious")
     with pytest.raises(UserError, match=r"out\.pth exists.*--overwrite"):

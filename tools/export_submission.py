@@ -13,9 +13,10 @@ Frames beyond those are left out of the archive.
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +25,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
+from datasets.filelists import MASK_SUFFIXES, files_by_stem, natural, visible_folders
+from datasets.video_sets import DAVIS_IMAGES, DAVIS_MASKS, davis_names, youtube_vos_objects
 from evaluation.davis_evaluation import Mistakes, shorten
 from utils.errors import UserError, run_script
-from utils.files import replacing
+from utils.files import refuse_existing, replacing
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask
 from utils.pictures import read_picture
 
@@ -41,53 +44,42 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-    "davis-test-dev": Layout("data/davis2017", "JPEGImages/480p", "Annotations/480p", ""),
+    "davis-test-dev": Layout("data/davis2017", DAVIS_IMAGES, DAVIS_MASKS, ""),
     "youtube-vos": Layout("data/valid", "JPEGImages", "Annotations", "Annotations/"),
 }
 
 
 def due_frames(dataset: str, data: Path) -> dict[str, list[str]]:
-    """The frames of every sequence that the server expects."""
+    """The frames of every sequence that the server expects, in order."""
     layout = LAYOUTS[dataset]
     images, masks = data / layout.images, data / layout.masks
-    listing = data / "ImageSets/2017/test-dev.txt"
-    for path in (images, masks, *([listing] if dataset == "davis-test-dev" else [])):
-        if not path.exists():
+    for path in (images, masks):
+        if not os.path.isdir(path):
             raise UserError(f"--data is the folder of {dataset}, which tells the frames that are due; {path} does not "
                             "exist; give the folder with --data")
     if dataset == "youtube-vos" and (data / "meta.json").exists():
-        return _frames_of_meta(data / "meta.json")
-    sequences = listing.read_text().split() if dataset == "davis-test-dev" else sorted(p.name for p in masks.iterdir())
+        return {name: sorted({frame for frames in objects.values() for frame in frames}, key=natural)
+                for name, objects in youtube_vos_objects(data / "meta.json").items()}
     due = {}
-    for sequence in sequences:
-        first = min((path.stem for path in (masks / sequence).glob("*.png")), default="")
-        due[sequence] = sorted(p.stem for p in (images / sequence).glob("*.jpg") if p.stem >= first)
+    for sequence in davis_names(data, "test-dev") if dataset == "davis-test-dev" else visible_folders(masks):
+        first = next(iter(files_by_stem(masks / sequence, MASK_SUFFIXES)), "")
+        due[sequence] = [stem for stem in files_by_stem(images / sequence) if natural(stem) >= natural(first)]
     return due
 
 
-def _frames_of_meta(path: Path) -> dict[str, list[str]]:
-    """The frames of all objects of every video that YouTube-VOS's meta.json lists."""
-    try:
-        videos = json.loads(path.read_text())["videos"]
-        return {name: sorted({frame for item in video["objects"].values() for frame in item["frames"]})
-                for name, video in sorted(videos.items())}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not YouTube-VOS's list of videos, objects and frames ({error!r}); download it "
-                        "anew, or move it away to take the frames from the pictures") from None
-
-
-def check_sequence(masks: Path, results: Path, frames: list[str]) -> list[str]:
+def check_sequence(masks: Path, folder: Path, frames: list[str]) -> list[str]:
     """One line for everything that the server would reject in a sequence."""
-    given = [read_mask(path) for path in sorted(masks.glob("*.png"))]
+    given = [read_mask(path) for path in files_by_stem(masks, MASK_SUFFIXES).values()]
+    results = files_by_stem(folder, MASK_SUFFIXES)
     if not given or not frames:
         return [f"the data set has {len(given)} masks and {len(frames)} frames of it; complete it"]
-    if not results.is_dir():
+    if not folder.is_dir():
         return ["the whole sequence is missing"]
     size, known = given[0].shape, sorted({k for mask in given for k in object_ids(mask)})
     mistakes = Mistakes()
     for frame in frames:
-        path = results / f"{frame}.png"
-        if not path.exists():
+        path = results.get(frame)
+        if path is None:
             mistakes.note("missing", frame)
             continue
         try:
@@ -117,13 +109,14 @@ def write_archive(out: Path, prefix: str, results: Path, due: dict[str, list[str
     """Store the masks that are due; the same masks give the same bytes."""
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for sequence, frames in due.items():
+            files = files_by_stem(results / sequence, MASK_SUFFIXES)
             for frame in frames:
                 name = zipfile.ZipInfo(f"{prefix}{sequence}/{frame}.png")  # dated 1980, not now
                 name.external_attr = 0o644 << 16
-                archive.writestr(name, (results / sequence / f"{frame}.png").read_bytes())
+                archive.writestr(name, files[frame].read_bytes())
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check everything, then pack it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=list(LAYOUTS), required=True)
@@ -132,17 +125,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the data set; default: " +
                         ", ".join(f"{layout.data} ({name})" for name, layout in LAYOUTS.items()))
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that exists")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     layout = LAYOUTS[args.dataset]
     data = args.data or Path(layout.data)
     if args.out.suffix != ".zip":
         raise UserError(f"--out is an archive whose name ends in .zip; got {args.out}")
-    if args.out.exists() and not args.overwrite:
-        raise UserError(f"{args.out} exists; choose another name or give --overwrite")
+    refuse_existing(args.out, args.overwrite)
     if not args.results.is_dir():
         raise UserError(f"--results is a folder with one folder of masks a sequence; {args.results} does not exist")
     due = due_frames(args.dataset, data)
-    problems = [f"{args.results / sequence}: {line}" for sequence, frames in tqdm(due.items(), "checking")
+    problems = [f"{args.results / sequence}: {line}" for sequence, frames in tqdm(due.items(), "checking", disable=None)
                 for line in check_sequence(data / layout.masks / sequence, args.results / sequence, frames)]
     if problems:
         raise UserError("the server would reject the archive, so none was written; put the following right\n  " +

@@ -9,7 +9,6 @@ requirements-dev.txt installs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from utils.errors import UserError, run_script
-from utils.files import replacing
+from utils.files import refuse_existing, replacing
+from utils.names import told_apart
+from utils.values import parse_json, read_text
 
 PANELS = {"loss/color": "colour loss", "loss/consistency": "consistency loss", "loss/dense": "dense loss",
-          "val/J&F": "J&F (%)"}
+          "val/J&F": "J&F"}
 SMOOTHED_SHARE = 0.1  # of the records of a loss, in each mean
 
 
@@ -31,16 +32,20 @@ def read_curves(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"a run's log folder holds metrics.jsonl; {path} does not exist; give LOGDIR/EXP of a run")
+    records = []
     try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"each line of {path} is a JSON record; {error}; remove that line") from error
+        for line in read_text(path).splitlines():
+            record = parse_json(line)
+            records.append({"step": float(record["step"]), **{n: float(record[n]) for n in PANELS if n in record}})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"each line of {path} is a JSON record of numbers with its step; line {len(records) + 1} is "
+                        f"none ({error!r}); remove that line") from error
     curves = {}
     for name in PANELS:
         found = [(record["step"], record[name]) for record in records if name in record]
         if found:
             steps, values = np.array(found, float).T
-            curves[name] = (steps, values * 100) if name.startswith("val/") else running_mean(steps, values)
+            curves[name] = (steps, values) if name.startswith("val/") else running_mean(steps, values)
     if not curves:
         raise UserError(f"{path} holds no losses and no validation; train longer than LOG.ITER_TRAIN steps")
     return curves
@@ -59,13 +64,14 @@ def draw(runs: Sequence[Path], out: Path) -> None:
     except ImportError as error:
         raise UserError("curves are drawn by matplotlib, which is not installed; pip install -r requirements-dev.txt") \
             from error
-    curves = {run.name: read_curves(run) for run in runs}
+    curves = dict(zip(told_apart(runs), map(read_curves, runs)))
     shown = [name for name in PANELS if any(name in found for found in curves.values())]
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         for i, (run, found) in enumerate(curves.items()):
             if name in found:
-                axes.plot(*found[name], f"C{i}", label=run, marker="o" if name.startswith("val/") else "", markersize=3)
+                dots = name.startswith("val/") or len(found[name][0]) == 1  # a line of one point is none
+                axes.plot(*found[name], f"C{i}", label=run, marker="o" if dots else "", markersize=3)
         axes.set(title=PANELS[name], xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
@@ -78,9 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="LOGS/RUN")
     parser.add_argument("--out", required=True, type=Path, help="the picture, .png or .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args(argv)
     if args.out.suffix not in (".png", ".svg"):
         parser.error(f"--out ends in .png or .svg; got {args.out}")
+    refuse_existing(args.out, args.overwrite)
     draw(args.runs, args.out)
     print(f"{len(args.runs)} runs drawn in {args.out}")
 

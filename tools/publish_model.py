@@ -10,7 +10,6 @@ prints what a file says of itself.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +20,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from models import load_model
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError, run_script
+from utils.files import refuse_existing
+from utils.values import parse_json, read_text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, reduce, write, and load once what was written."""
     args = parse_arguments(argv)
-    if args.out.exists() and not args.overwrite:
-        raise UserError(f"{args.out} exists and is not overwritten unasked; give --overwrite or another --out")
+    refuse_existing(args.out, args.overwrite)
     contents = read_checkpoint(args.model)
-    if "provenance" not in contents:
+    made = [contents.get(key) for key in ("provenance", "settings", "train_config")]
+    if not all(isinstance(part, dict) for part in made) or not isinstance(made[0].get("data"), dict) \
+            or not isinstance(made[1].get("DATASET"), dict):
         raise UserError(f"{args.model} does not say what made it; give a file that the training command wrote")
     scores = [read_score(path) for path in args.score]
     save_checkpoint(args.out, published(contents, args.source, scores))
@@ -65,13 +67,13 @@ def published(contents: dict[str, Any], source: str, scores: list[dict[str, Any]
 def read_score(path: Path) -> dict[str, Any]:
     """The means of an evaluation, in [0,1], and the method that made its masks; `UserError` for another file."""
     try:
-        means = json.loads(path.read_text(encoding="utf-8"))["global"]
-        method = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))["method"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        means, method = (parse_json(read_text(file))[key] for file, key in
+                         ((path, "global"), (path.parent / "run.json", "method")))
+        return {**{name: float(means[f"{name}-Mean"]) for name in ("J&F", "J", "F")},
+                "method": {key: value for key, value in method.items() if key != "model_sha256"}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--score takes results-val.json files with run.json beside them; {path} is none ({error!r}); "
                         "run evaluation_method.py on the folder of masks first") from error
-    return {"J&F": means["J&F-Mean"], "J": means["J-Mean"], "F": means["F-Mean"],
-            "method": {key: value for key, value in method.items() if key != "model_sha256"}}
 
 
 if __name__ == "__main__":

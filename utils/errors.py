@@ -11,7 +11,12 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Call a script's `main` and exit with its status (None is 0); a `UserError` becomes one line and status 1."""
+    """Call a script's `main` and exit with its status (None is 0); a `UserError` becomes one line and status 1.
+
+    What a terminal cannot show of a name is written as its code.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except UserError as error:

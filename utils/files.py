@@ -55,6 +55,12 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         raise _as_user_error(error, path, temporary) from error
 
 
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """`UserError` where something is at `path` and `--overwrite` is not given."""
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path} exists and is not overwritten unasked; give --overwrite or another name")
+
+
 def _as_user_error(error: OSError, path: Path, temporary: Path) -> UserError:
     reason = error.strerror or error
     if error.filename is not None and os.fspath(error.filename) not in {*map(str, (path, temporary)),
