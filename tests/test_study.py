@@ -64,7 +64,7 @@ def test_options_that_the_product_has_score_as_its_masks_do(root, sequence, opti
 def test_each_other_option_makes_labels_of_the_right_shape(root, sequence, change):
     model, frames = load_model(root / "model.pth"), list(study.read_video(sequence))[:3]
     options = study.Options(**change)
-    maps = study.encode(model, frames, options, SIZE)
+    maps = list(study.encode(model, frames, options, SIZE))
     features = [study.merge(each, options.cls_share) for each in maps]
     assert features[0].shape[1:] == (SIZE[1] // options.stride, SIZE[0] // options.stride)
     torch.testing.assert_close(features[0].norm(dim=0), torch.ones(features[0].shape[1:]))
@@ -76,7 +76,8 @@ def test_each_other_option_makes_labels_of_the_right_shape(root, sequence, chang
 
 def test_shifted_features_lie_between_the_others(root, sequence):
     model, frames = load_model(root / "model.pth"), list(study.read_video(sequence))[:1]
-    (coarse, _), (fine, _) = (study.encode(model, frames, study.Options(stride=stride), SIZE)[0] for stride in (8, 4))
+    (coarse, _), (fine, _) = (next(study.encode(model, frames, study.Options(stride=stride), SIZE))
+                              for stride in (8, 4))
     torch.testing.assert_close(fine[:, ::2, ::2], coarse, rtol=1e-4, atol=1e-5)
 
 
@@ -103,6 +104,42 @@ def test_labels_are_kept_by_what_they_depend_on(root, sequence, tmp_path, monkey
     assert [(row["J"], row["F"]) for row in again] == [(row["J"], row["F"]) for row in first]
     some = study.score_options(model, sequence, ["edge"], size=SIZE, score_every=5, store=store)
     assert np.isnan(some[0]["J"]), "of six frames the first and the last are left, and these are not scored"
+
+
+def scores(rows):
+    return [(row["J"], row["F"]) for row in rows]
+
+
+def test_features_are_kept_in_half_precision_by_what_they_depend_on(root, sequence, tmp_path, monkeypatch):
+    model, names = load_model(root / "model.pth"), ["colornet", "color+radius 6", "flip"]
+    cache = study.FeatureCache(tmp_path / "features", {"weights": "first"})
+    plain = study.score_options(model, sequence, names, size=SIZE)
+    first = study.score_options(model, sequence, names, size=SIZE, cache=cache)
+    assert np.allclose(scores(first), scores(plain), atol=0.5)
+    files = list((tmp_path / "features").iterdir())
+    assert len(files) == 2, "as they are and mirrored"
+    assert {np.load(file, mmap_mode="r").dtype for file in files} == {np.dtype(np.float16)}
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "encode", None)
+        again = study.score_options(model, sequence, names, size=SIZE, cache=cache)
+    assert scores(again) == scores(first)
+    other = study.FeatureCache(tmp_path / "features", {"weights": "second"})
+    study.score_options(model, sequence, ["colornet"], size=SIZE, cache=other)
+    study.score_options(model, sequence, ["colornet"], size=(128, 80), cache=cache)
+    study.score_options(model, sequence, ["colornet"], size=SIZE, every=2, cache=cache)
+    assert len(list((tmp_path / "features").iterdir())) == 5
+
+
+def test_other_features_take_the_place_of_the_models_own(root, capsys, monkeypatch):
+    command = ["study.py", "--model", f"random={root / 'model.pth'}", "--list", "filelists/labelled",
+               "--root", str(root), "--size", "96x64", "--cache", str(root / "features"), "--results", str(root / "other.jsonl"),
+               "--features", "color+torchvision:resnet18@layer2", "--feature-weights", "random", "--options"]
+    monkeypatch.setattr("sys.argv", [*command, "k 5"])
+    study.main()
+    assert "| k 5 |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "cls 0.25"])
+    with pytest.raises(study.UserError, match="branches"):
+        study.main()
 
 
 def test_an_unknown_option_is_refused():

@@ -1,6 +1,7 @@
 """What raises J&F without training: each option against the published protocol, on two halves of a labelled list.
 
     python benchmarks/studies/study.py --model NAME=FILE [NAME=FILE ...] --list filelists/davis16 --root ROOT
+        [--features SPEC [--feature-weights FILE ...]] [--cache FOLDER]
         [--size 864x480] [--options OPTION ...] [--every 1] [--score-every 1] [--results study.jsonl] [--labels FOLDER]
 
 The sequences are parted by turns into two halves, so that what was chosen on one can be confirmed on the other. An
@@ -10,16 +11,20 @@ and labels (which the options of a row share with those before it) and for makin
 are added to --results; what is there is not measured again. The first and the last frame are not scored, as in DAVIS
 2017. To choose quickly, --every N takes every N-th frame, so that frames are N times as far apart; --score-every N
 scores every N-th of the frames that labels are carried through; --labels keeps these for other ways to pixels.
+--features takes other features than the models' own (docs/experiments/features.md), and has no options of branches.
+--cache keeps features in half precision, so that neighbours, radius, temperature, context and pixels are compared
+without encoding again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +37,24 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, when started as a file
 
 from benchmarks.common import width_and_height
+from benchmarks.studies.stores import FeatureCache, LabelStore
 from datasets.evaluation_video import VideoFrame, read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
 from evaluation.davis_metrics import evaluate_sequence, statistics
 from models import load_model
 from models.colornet import ColorNet
+from models.features import Features, load_features, needs_model, weight_files
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
 from models.propagation import resize, upsampled_argmax, weighed
 from models.upsampling import EdgeUpsampling
 from utils.errors import UserError, run_script
-from utils.files import replacing
+from utils.feature_spec import folder_name
 from utils.images import normalise
 
-Guide = Callable[[ColorNet, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
-Maps = tuple[Tensor, Tensor]  # the branches `color` and `cls` of one frame, unit [C,h,w] each
+Network = ColorNet | Features
+Guide = Callable[[Network, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
+Maps = tuple[Tensor, ...]  # of one frame, unit [C,h,w]: the branches `color` and `cls`, or other features alone
 
 
 @dataclass(frozen=True)
@@ -133,26 +141,33 @@ def options_of(name: str) -> Options:
     return Options(**changes)
 
 
+def maps_of(model: Network, pictures: Tensor) -> Maps:
+    """Pictures in [0,1], [N,3,H,W], to the maps [N,C,h,w] that features are made of."""
+    if isinstance(model, ColorNet):
+        return model.branches(normalise(pictures), local=True, dense=True)
+    return (model.encode(pictures),)
+
+
 @torch.inference_mode()
-def encode(model: ColorNet, frames: Sequence[VideoFrame], options: Options, size: tuple[int, int]) -> list[Maps]:
-    """The branches of each frame at `size` (width, height) [pixels] times the scale."""
+def encode(model: Network, frames: Sequence[VideoFrame], options: Options, size: tuple[int, int]) -> Iterator[Maps]:
+    """The maps of each frame at `size` (width, height) [pixels] times the scale."""
     shape = [round(side * options.scale / 16) * 16 for side in reversed(size)]
     shifts = ((0, 0),) if options.stride == 8 else ((0, 0), (0, 4), (4, 0), (4, 4))
-    result = []
     for frame in frames:
-        picture = resize(normalise(torch.from_numpy(frame.image).permute(2, 0, 1)), shape)[None]
+        picture = resize(torch.from_numpy(frame.image).permute(2, 0, 1).float() / 255, shape)[None]
         # A picture moved by four pixels has its features between those of the other.
         moved = [F.pad(picture, (0, right, 0, down), mode="replicate")[:, :, down:, right:] for down, right in shifts]
-        parts = [model.branches(x.contiguous(memory_format=torch.channels_last), local=True, dense=True) for x in moved]
+        parts = [maps_of(model, x.contiguous(memory_format=torch.channels_last)) for x in moved]
         maps = [F.normalize(torch.cat(shifted), dim=1) for shifted in zip(*parts)]  # [4 or 1,C,h,w]
         if len(shifts) > 1:
             maps = [F.pixel_shuffle(x.permute(1, 0, 2, 3), 2).permute(1, 0, 2, 3) for x in maps]
-        result.append((maps[0][0], maps[1][0]))
-    return result
+        yield tuple(x[0] for x in maps)
 
 
 def merge(maps: Maps, cls_share: float) -> Tensor:
-    """Both branches to one unit feature [C,h,w]; the published `merge` at 0.5."""
+    """Both branches to one unit feature [C,h,w]; the published `merge` at 0.5. Other features stay as they are."""
+    if len(maps) == 1:
+        return maps[0]
     color, cls = maps
     if cls_share in (0, 1):
         return cls if cls_share else color
@@ -176,53 +191,38 @@ def carry(features: Sequence[Tensor], first: Tensor, options: Options) -> list[T
     return [propagator.step(x, first if t == 0 else None)[0] for t, x in enumerate(features)]
 
 
-class LabelStore:
-    """Labels that were carried, kept in a folder for another run; without a folder nothing is kept.
-
-    Args:
-        folder: it is made where it is missing.
-        name: of what the labels depend on beside `Options`: model, sequence, size and frames.
-    """
-
-    def __init__(self, folder: Path | None, name: str):
-        self._folder, self._name = folder, name
-
-    def get(self, options: Options, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """The labels [M,h,w] of each frame, made where they are not there."""
-        if self._folder is None:
-            return make()
-        changed = {key: value for key, value in dataclasses.asdict(options).items() if value != getattr(Options, key)}
-        path = self._folder / "-".join([self._name, *(f"{key}_{value}" for key, value in changed.items())])
-        if not path.is_file():
-            with replacing(path) as temporary:
-                torch.save(torch.stack(make()), temporary)
-        return list(torch.load(path).float())
-
-
-def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence[str], *, size: tuple[int, int],
-                  every: int = 1, score_every: int = 1, store: LabelStore | None = None) -> list[dict]:
+def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[str], *, size: tuple[int, int],
+                  every: int = 1, score_every: int = 1, store: LabelStore | None = None,
+                  cache: FeatureCache | None = None) -> list[dict]:
     """J and F of each option on one sequence [percent], with seconds a frame."""
-    store = store or LabelStore(None, "")
+    store, cache = store or LabelStore(None, ""), cache or FeatureCache(None, {})
+    files = [frame.image for frame in sequence.frames][::every]
     frames = list(read_video(sequence))[::every]
     truths = [frame.mask for frame in frames]
     ids = sorted({0, *np.unique(truths[0]).tolist()})
-    encoded: dict[tuple, list[Maps]] = {}
+    encoded: dict[tuple, Sequence[Tensor]] = {}
     carried: dict[Options, tuple[list[Tensor], float]] = {}
 
-    def features(options: Options, mirrored: bool = False) -> list[Maps]:
+    def features(options: Options, mirrored: bool = False) -> Iterator[Tensor]:
         key = options.scale, options.stride, mirrored
         if key not in encoded:
             mirror = lambda frame: frame._replace(image=np.ascontiguousarray(frame.image[:, ::-1]))
-            encoded[key] = encode(model, [mirror(frame) for frame in frames] if mirrored else frames, options, size)
-        return encoded[key]
+            seen = [mirror(frame) for frame in frames] if mirrored else frames
+            encoded[key] = cache.get(files, {"size": size, "scale": options.scale, "stride": options.stride,
+                                             "mirrored": mirrored},
+                                     lambda: (torch.cat(maps) for maps in encode(model, seen, options, size)))
+        channels = [model.branch_channels] * 2 if isinstance(model, ColorNet) else [-1]
+        for together in encoded[key]:
+            maps = together.split(channels) if len(channels) > 1 else (together,)
+            yield merge(maps, options.cls_share)
 
     def carry_all(options: Options) -> list[Tensor]:
-        seen = [merge(maps, options.cls_share) for maps in features(options)]
+        seen = list(features(options))
         first = first_labels(truths[0], ids, tuple(seen[0].shape[1:]), options.first)
         labels = carry(seen, first, options)
         if options.flip:
-            seen = [merge(maps, options.cls_share) for maps in features(options, mirrored=True)]
-            labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(seen, first.flip(2), options))]
+            mirrored = list(features(options, mirrored=True))
+            labels = [(a + b.flip(2)) / 2 for a, b in zip(labels, carry(mirrored, first.flip(2), options))]
         if options.scales:
             larger, _ = labels_of(dataclasses.replace(options, scales=False, scale=options.scale * 4 / 3))
             labels = [(a + resize(b, a.shape[1:])) / 2 for a, b in zip(labels, larger)]
@@ -252,13 +252,18 @@ def score_options(model: ColorNet, sequence: EvaluationSequence, names: Sequence
 
 
 @torch.inference_mode()
-def to_pixels(model: ColorNet, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
+def to_pixels(model: Network, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
     labels = weighed(labels, normalise=options.normalise, background=options.background)
     if UPSAMPLING[options.upsample] is None:
         return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]
     return make(frame).argmax(labels, frame if guide is None else guide(model, frame)).numpy()
+
+
+def sha256(file: str) -> str:
+    """The digest of a file of weights, or the word that stands for none."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else file
 
 
 def print_table(rows: Sequence[dict], models: Sequence[str], names: Sequence[str], sequences: Sequence[str]) -> None:
@@ -292,6 +297,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--score-every", type=int, default=1, metavar="N")
     add("--results", default="study.jsonl", type=Path)
     add("--labels", type=Path, metavar="FOLDER")
+    add("--features", metavar="SPEC")
+    add("--feature-weights", nargs="+", default=[], metavar="[NAME=]FILE")
+    add("--cache", type=Path, metavar="FOLDER")
     return parser.parse_args()
 
 
@@ -300,20 +308,30 @@ def main() -> None:
     args = parse_arguments()
     names = ["colornet", *(name for name in args.options if name != "colornet")]
     for name in names:
-        options_of(name)
+        options = options_of(name)
+        if args.features and (options.cls_share != 0.5 or options.upsample.startswith("guide")):
+            raise UserError(f"option {name} is of a ColorNet's branches, and --features is given; leave one of them out")
     models = dict(pair.split("=", 1) for pair in args.model)
     sequences = read_evaluation_list(find_list(args.list, args.root), args.root)
-    setting = {"size": list(args.size), "every": args.every, "score_every": args.score_every}
+    setting = {"size": list(args.size), "every": args.every, "score_every": args.score_every,
+               "features": args.features or "merge"}
     rows = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.is_file() else []
-    rows = [row for row in rows if {key: row[key] for key in setting} == setting]
+    rows = [row for row in rows if {"features": "merge", **row}.items() >= setting.items()]
     for model_name, path in models.items():
-        model = load_model(path, "cpu")
+        model, files = load_model(path, "cpu"), {}
+        if args.features:
+            files = weight_files(args.features, args.feature_weights)
+            model = load_features(args.features, model if needs_model(args.features) else None, files)
+        key = {"features": args.features, **{name: sha256(file) for name, file in {"model": path, **files}.items()}}
         for sequence in sequences:
             have = {row["option"] for row in rows if (row["model"], row["sequence"]) == (model_name, sequence.name)}
             todo = [name for name in names if name not in have]
-            store = LabelStore(args.labels, "{}-{}-{}x{}-{}".format(model_name, sequence.name, *args.size, args.every))
+            store = LabelStore(args.labels, "{}-{}-{}x{}-{}".format(
+                model_name + (f"-{folder_name(args.features)}" if args.features else ""), sequence.name, *args.size,
+                args.every))
             for row in score_options(model, sequence, todo, size=args.size, every=args.every,
-                                     score_every=args.score_every, store=store) if todo else ():
+                                     score_every=args.score_every, store=store,
+                                     cache=FeatureCache(args.cache, key)) if todo else ():
                 rows.append({"model": model_name, "sequence": sequence.name, **setting, **row})
                 with args.results.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
