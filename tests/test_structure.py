@@ -53,3 +53,12 @@ def test_only_builders_see_the_config(layer):
     takers = [f.name for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)
               and {"settings", "train_config"} & {a.arg for a in (*f.args.args, *f.args.kwonlyargs)}]
     assert [name for name in takers if not name.startswith("build_")] == []
+
+
+def test_pictures_are_read_by_one_reader():
+    """Other calls of decoders would open formats, sizes and orientations by rules of their own."""
+    calls = {str(path.relative_to(ROOT)): ast.unparse(node.func) for path in PRODUCT
+             for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+             and ast.unparse(node.func) in ("Image.open", "cv2.imread", "cv2.imdecode")}
+    # LabelMe's files hold small PNGs of their own.
+    assert calls.keys() <= {"utils/pictures.py", "datasets/mask_annotations.py"}, calls

@@ -119,9 +119,12 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     """EXIF's orientation of a picture that is not decoded yet, 1 to 8; 1 where it says none that makes sense."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself, their size included
+    note = image.info.get("exif") or (_exif_chunk(file) if image.format == "PNG" else b"")
+    if not note:
+        return 1
     exif = Image.Exif()
     try:
-        exif.load(image.info.get("exif") or (_exif_chunk(file) if image.format == "PNG" else b""))
+        exif.load(note)
         return exif.get(ORIENTATION) if exif.get(ORIENTATION) in UPRIGHT else 1
     except Exception:  # a damaged note about a picture does not spoil it
         return 1
