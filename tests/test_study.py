@@ -132,7 +132,8 @@ def test_features_are_kept_in_half_precision_by_what_they_depend_on(root, sequen
 
 def test_other_features_take_the_place_of_the_models_own(root, capsys, monkeypatch):
     command = ["study.py", "--model", f"random={root / 'model.pth'}", "--list", "filelists/labelled",
-               "--root", str(root), "--size", "96x64", "--cache", str(root / "features"), "--results", str(root / "other.jsonl"),
+               "--root", str(root), "--size", "96x64", "--cache", str(root / "features"),
+               "--results", str(root / "other.jsonl"),
                "--features", "color+torchvision:resnet18@layer2", "--feature-weights", "random", "--options"]
     monkeypatch.setattr("sys.argv", [*command, "k 5"])
     study.main()
