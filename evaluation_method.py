@@ -154,7 +154,7 @@ def write_results(evaluation: Evaluation, protocol: Protocol, subset: str, compa
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check, score, print, write."""
+    """Check, score, write, print."""
     args = parse_arguments(argv)
     refuse_mistakes(args)
     protocol = Protocol(args.task, args.include_first_last, args.allow_missing)
@@ -165,12 +165,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if truth.left_out:
             print(f"not evaluated, because the results lack them: {shorten(truth.left_out)}")
     evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers, progress=True)
-    print_tables(evaluations)
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
-    if comparisons:
-        print_comparisons(comparisons)
     for evaluation, comparison in zip(evaluations, [None, *comparisons]):
         write_results(evaluation, protocol, args.set, comparison)
+    print_tables(evaluations)
+    if comparisons:
+        print_comparisons(comparisons)
     if args.report:
         write_report(args.report, evaluations, truth, args.images_path, comparisons)
         print(f"\nreport: {args.report}")

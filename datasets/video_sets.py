@@ -137,5 +137,5 @@ def _lacking(frames: Collection[str], given: Collection[str], due: Sequence[str]
         return [f"no {kind} in {place}" for kind, place, there in zip(("frames", "masks"), places, (frames, given))
                 if not there]
     stray = [stem for stem in given if stem not in frames]
-    return [f"{len(stray)} masks without a frame, the first {stray[0]}"] * bool(stray) + [
+    return [f"{len(stray)} masks without a frame, such as {stem}" for stem in stray[:1]] + [
         f"no mask of {stem}" for stem in dict.fromkeys(due) if stem not in given]

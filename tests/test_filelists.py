@@ -108,6 +108,19 @@ def test_evaluation_list(davis):
     assert a.frames[0].mask.is_file() and not a.frames[1].mask.exists()
 
 
+def test_names_with_blanks_stand_between_tabs_and_a_byte_order_mark_is_none(tmp_path):
+    touch(tmp_path, "img/take 1/0 0.jpg", "ann/take 1/0 0.png")
+    path = write(tmp_path, "\ufeff1\timg/take 1/0 0.jpg\tann/take 1/0 0.png\n")
+    [take] = read_evaluation_list(path, tmp_path)
+    assert (take.name, take.frames[0].image.name) == ("take 1", "0 0.jpg")
+    with pytest.raises(UserError, match="with tabs between them"):
+        read_evaluation_list(write(tmp_path, "1 img/take 1/0 0.jpg ann/take 1/0 0.png\n"), tmp_path)
+    with pytest.raises(UserError, match="NUL"):
+        read_training_list(write(tmp_path, "img/a\0b.jpg\n"), tmp_path)
+    assert [v.frames[0].name for v in read_training_list(write(tmp_path, "\ufeffimg/take 1/0 0.jpg\n"), tmp_path)] == [
+        "0 0.jpg"]
+
+
 GOOD = "1 img/a/00000.jpg ann/a/00000.png\n"
 
 

@@ -1,6 +1,7 @@
 """Decode video files to frames that can be trained on, and index the data root.
 
     python tools/prepare_data.py clip.mp4 folder_of_videos ... --root data --short-side 480
+    python tools/prepare_data.py --check data      # which published data sets are there, what they lack, what to do
 
 Each video becomes ROOT/JPEGImages/<name>/00000.jpg ..., with its rate in video.json; a folder appears when it is whole,
 and a video whose folder exists is left alone, so that an interrupted run is simply repeated. Of a folder every file is
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from datasets.filelists import scan_videos
 from datasets.index import index_videos, keep_index, log_index
+from datasets.inventory import inventory
 from datasets.video import result_name
 from datasets.video_file import VideoFile, holds_video
 from utils.config import load_train_config
@@ -46,7 +48,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data root (DATASET.ROOT)")
     parser.add_argument("--short-side", type=int, default=480, help="of the frames in pixels; smaller ones stay")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs, 1 to 100")
+    parser.add_argument("--check", type=Path, metavar="ROOT", help="say of each published data set what is there")
     args = parser.parse_args()
+    if args.check:
+        return print("\n".join(f"{name:20} {state:8} {detail}" for name, state, detail in inventory(args.check)))
     if args.short_side < 1 or not 1 <= args.quality <= 100:
         raise UserError(f"--short-side is at least 1 and --quality from 1 to 100; they are {args.short_side} and "
                         f"{args.quality}")

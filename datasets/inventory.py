@@ -1,0 +1,69 @@
+"""What of the published data sets is below a data root, what is missing, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list, visible_folders
+from datasets.video_sets import read_davis, read_youtube_vos
+from utils.errors import UserError
+
+DAVIS_ADDRESS = "https://davischallenge.org/davis2017/code.html"
+YOUTUBE_VOS_ADDRESS = "https://youtube-vos.org/dataset/vos"
+COCO_ADDRESS = "https://cocodataset.org/#download"
+YOUTUBE_VOS_VIDEOS, COCO_PICTURES = 3471, 118_287  # of the training sets
+
+
+class Found(NamedTuple):
+    """One data set: `whole`, `in part` or `missing`, and what is there or to be done."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def inventory(root: str | Path) -> Iterator[Found]:
+    """Look at every published data set below `root`; files are listed, not opened."""
+    root = Path(root)
+    yield _training(root)
+    for set_name, archive in (("val", "trainval"), ("train", "trainval"), ("test-dev", "test-dev")):
+        yield _labelled(f"DAVIS 2017 {set_name}", lambda name=set_name: _davis(root, name), root / "davis2017",
+                        f"unpack DAVIS-2017-{archive}-480p.zip ({DAVIS_ADDRESS}), rename its folder DAVIS to davis2017")
+    yield _labelled("YouTube-VOS valid", lambda: read_youtube_vos(root / "valid"), root / "valid",
+                    f"unpack valid.zip ({YOUTUBE_VOS_ADDRESS})")
+    yield _counted("COCO train2017", root / "COCO/train2017", COCO_PICTURES, "pictures", lambda folder: sum(
+        path.suffix == ".jpg" for path in folder.iterdir()), f"unpack train2017.zip ({COCO_ADDRESS}) into COCO")
+
+
+def _training(root: Path) -> Found:
+    return _counted("YouTube-VOS train", root / "JPEGImages", YOUTUBE_VOS_VIDEOS, "videos",
+                    lambda folder: len(visible_folders(folder)),
+                    f"unpack train.zip ({YOUTUBE_VOS_ADDRESS}), put its JPEGImages here; any folders of frames do")
+
+
+def _counted(name: str, folder: Path, due: int, unit: str, count: Callable[[Path], int], remedy: str) -> Found:
+    number = count(folder) if folder.is_dir() else 0
+    if number >= due:
+        return Found(name, "whole", f"{number} {unit} in {folder}")
+    return Found(name, "in part" if number else "missing", f"{number} of {due} {unit} in {folder}; {remedy}")
+
+
+def _davis(root: Path, set_name: str) -> list[EvaluationSequence]:
+    """The set, of `val` every frame that the list in filelists/ names."""
+    found = read_davis(root / "davis2017", set_name)
+    if set_name == "val":
+        read_evaluation_list(find_list("filelists/val_davis2017_test", root), root)
+    return found
+
+
+def _labelled(name: str, read: Callable[[], list[EvaluationSequence]], folder: Path, remedy: str) -> Found:
+    if not folder.is_dir():
+        return Found(name, "missing", f"no {folder}; {remedy}")
+    try:
+        sequences = read()
+    except UserError as error:
+        return Found(name, "in part", f"{str(error).rstrip()}\n  {remedy}")
+    frames = sum(len(sequence.frames) for sequence in sequences)
+    return Found(name, "whole", f"{len(sequences)} sequences, {frames} frames in {folder}")
