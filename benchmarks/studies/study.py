@@ -310,7 +310,7 @@ def main() -> None:
     for name in names:
         options = options_of(name)
         if args.features and (options.cls_share != 0.5 or options.upsample.startswith("guide")):
-            raise UserError(f"option {name} is of a ColorNet's branches, and --features is given; leave one of them out")
+            raise UserError(f"option {name} is of a ColorNet's branches, and --features is given; leave one out")
     models = dict(pair.split("=", 1) for pair in args.model)
     sequences = read_evaluation_list(find_list(args.list, args.root), args.root)
     setting = {"size": list(args.size), "every": args.every, "score_every": args.score_every,
