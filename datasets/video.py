@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +55,5 @@ class OwnVideo:
 
 def result_name(path: Path) -> str:
     """A folder's name, or a file's without its suffix, and without leading dots: `...mp4` is `mp4`, never `..`."""
-    path = path.resolve()
-    name = path.name.lstrip(".")
-    return (name if path.is_dir() else Path(name).stem) or "video"
+    name = os.path.basename(os.path.abspath(path)).lstrip(".")
+    return (name if os.path.isdir(path) else Path(name).stem) or "video"

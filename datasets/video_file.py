@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
+from tqdm import tqdm
 
 from datasets.video import FOLDER_RATE, OwnVideo
 from utils.errors import UserError
@@ -56,7 +57,7 @@ class VideoFile(OwnVideo):
         """Decode everything once; how many packets were damaged."""
         stamps, self._checksums, keys, size = {"pts": [], "dts": []}, [], [], None
         decoding = Decoding(self.path, self._threads)
-        for number, frame in enumerate(decoding):
+        for number, frame in enumerate(tqdm(decoding, "counting", unit="frame", leave=False, delay=2, disable=None)):
             for kind, values in stamps.items():
                 values.append(getattr(frame, kind))
             self._checksums.append(_checksum(frame))
@@ -75,8 +76,8 @@ class VideoFile(OwnVideo):
     def _set_times(self, stamps: dict[str, list[int | None]], keys: list[int], decoding: Decoding) -> None:
         pts, count = stamps["pts"], len(stamps["pts"])
         known = None not in pts and all(a < b for a, b in pairwise(pts))
-        self._times = [(value - pts[0]) * decoding.unit for value in pts] if known else None
-        mean, stated = (count - 1) / self._times[-1] if known and count > 1 else None, decoding.rate
+        self._pts, self._unit = pts if known else None, decoding.unit
+        mean, stated = (count - 1) / self.time(count - 1) if known and count > 1 else None, decoding.rate
         wrong = stated and mean and not 0.5 < stated / mean < 2  # such as 60000 of a .dv
         self.rate = Fraction((None if wrong else stated) or mean or FOLDER_RATE)
         # AVI has no time of presentation, but one of decoding. Frames that share a stamp cannot be told apart by it.
@@ -88,7 +89,7 @@ class VideoFile(OwnVideo):
 
     def time(self, frame: int) -> Fraction:
         """See `OwnVideo`."""
-        return self._times[frame] if self._times else super().time(frame)
+        return (self._pts[frame] - self._pts[0]) * self._unit if self._pts else super().time(frame)
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See `OwnVideo`; decoding begins at a key frame before `start` from which it gives the same frames."""
