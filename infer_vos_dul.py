@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval),
                "TEST.UPSAMPLE": ("--upsample", args.upsample)})
     seed_everything(args.seed)
-    device = process_device(args.device)
+    device = resolve_device(args.device)
     return (infer_own_video if args.video else infer_list)(args, settings, device)
 
 
@@ -261,14 +261,6 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
         "infer_list": args.infer_list}
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),
             "seed": args.seed, "device": str(device), "version": VERSION, "torch": torch.__version__, "method": method}
-
-
-def process_device(name: str) -> torch.device:
-    """The device that `--device` names; under torchrun, `auto` and `cuda` give every process a GPU of its own."""
-    device = resolve_device(name)
-    if device.type == "cuda" and name in ("auto", "cuda"):
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return device
 
 
 def parse_bytes(text: str) -> int:

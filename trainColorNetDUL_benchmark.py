@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     stop = StopRequest()
 
     # --- configuration ---
-    device = distributed.start(resolve_device(args.device))
+    device = resolve_device(args.device)
+    distributed.start(device)
     logger.setLevel(logging.INFO if distributed.rank() == 0 else logging.WARNING)
     exp = load_train_config(args.train_config or DEFAULT_TRAIN_CONFIG, args.exp).exp
     snapshots = Snapshots(args.snapshot_dir / exp)

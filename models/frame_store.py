@@ -28,6 +28,7 @@ GROUP = 7  # candidates that share one bound in the search; rows of bounds are p
 ENDINGS = 4  # coordinates of a row of bounds that hold ones and half squares
 BOUND_RANK = {torch.bfloat16: 155, torch.float32: 123}  # d by the arithmetic: 160 and 128 coordinates in all
 PROJECTED = 1024  # positions of a frame at a time, so that bounding it takes little memory
+GPU_SLOTS = 8  # that a GPU's store grows by
 STORED = {torch.bfloat16: 2**-8, torch.float32: 2**-23}  # relative rounding of D when it is stored
 
 
@@ -141,10 +142,22 @@ class FrameStore:
         """Memory of one frame."""
         return 4 * self.size * (self.shape[0] + 1) + self.bounds[:1].numel() * self.bounds.element_size()
 
-    def _grow(self) -> None:
-        """Double the slots. On a CPU memory never written to takes no room, so there may be many from the start."""
+    def held_bytes(self) -> int:
+        """Memory of all frames; on a CPU, slots never written to take none."""
+        return self.slot_bytes() * (len(self.features) - (len(self.free) if self.device.type == "cpu" else 0))
+
+    def growing_bytes(self) -> int:
+        """Memory at the moment when there are more slots and the old ones are not gone yet."""
         taken = len(self.features)
-        count = 2 * taken or (24 if self.device.type == "cpu" else 8)
+        return self.slot_bytes() * (taken + (taken if self.device.type == "cpu" else self._more_slots()))
+
+    def _more_slots(self) -> int:
+        """On a CPU memory never written to takes no room, so there may be many."""
+        taken = len(self.features)
+        return (2 * taken or 24) if self.device.type == "cpu" else taken + GPU_SLOTS
+
+    def _grow(self) -> None:
+        taken, count = len(self.features), self._more_slots()
         for name in ("features", "bounds", "errors", "largest"):
             old = getattr(self, name)
             new = old.new_empty(count, *old.shape[1:])

@@ -17,7 +17,6 @@ more of the groups, and what is left then is compared with every candidate.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections import Counter
@@ -31,17 +30,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.frame_store import GROUP, FrameStore, PreparedFeatures
+from utils.device import free_memory, kernels_start, numbers_on
 from utils.errors import UserError
 from utils.threads import side_by_side, single_threaded
 
 METHODS = ("exact", "fast")
 TRIES = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
-QUERIES = 180  # searched at a time where memory allows; more takes more of it and saves little time
+QUERIES = 180  # searched at a time on a CPU where memory allows; more takes more of it and saves little time
 EXHAUSTIVE_SHARE = 8  # an exhaustive search takes this many times fewer: its rows are as long as the context
 LINES = 8  # windows are whole multiples of so many lines: few different shapes
 LIBRARY = 40_000_000  # bytes that the library of products keeps for these shapes, measured
 CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
+GPU_SHARE = 0.5  # of a GPU's free memory that a search without Triton may take: what it leaves to the rest
+KEY_COPIES = 3  # of a fused search's keys that exist at a time
 STALE = 0.25  # share of queries unproven at a try that calls for a new basis
 BASIS_LIFE = 20  # frames that a basis serves at least
 
@@ -94,7 +96,8 @@ class NeighbourPropagation:
         near_references: references, too, count within the radius only.
         temperature: divides similarities before the softmax over the neighbours.
         method: "exact", or "fast", which may miss a neighbour (CPU) or compares in float16 (CUDA).
-        max_memory: [bytes] that features kept and the search may take together; None is no limit.
+        max_memory: [bytes] that features kept and the search may take together; None is no limit. `UserError` by
+            `prepare` and the search where it is too small.
     """
 
     def __init__(self, *, knn: int, radius: float, temperature: float, window: str = "circle",
@@ -113,7 +116,9 @@ class NeighbourPropagation:
         store = self._stores.get(kind)
         if store is None:
             store = self._stores[kind] = FrameStore(*kind, _bound_dtype(features.device))
-        with single_threaded() as threads:
+        if self.max_memory is not None and not store.free and store.growing_bytes() > self.max_memory:
+            raise self._too_small(store.growing_bytes())
+        with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
             return store.add(features, threads)
 
     @torch.inference_mode()
@@ -131,32 +136,40 @@ class NeighbourPropagation:
         slots = [memory.features.slot for memory in context]
         whole = 0 if self.near_references else len(references)
         slots = Slots(slots[:whole], slots[whole:])
-        with single_threaded() as threads:
+        # Whatever precision the caller computes in, neighbours are chosen by and weighed with float32.
+        with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
             best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
-            counts = torch.tensor([1] * len(references) + list(copies.values()), device=store.device)
+            counts = numbers_on(store.device, [1] * len(references) + list(copies.values()))
             labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
             mixed, similarity = self._mix(best, counts, labels, store.size)
             return Carried(store.from_lines(mixed), store.from_lines(similarity)[0])
 
     def _search(self, store: FrameStore, query: int, slots: Slots, tile: int, threads: int) -> Best:
         """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""
-        # The kernel knows circles; squares, of relatives' protocols, are searched without it.
-        if self.window == "circle" and store.device.type == "cuda" and importlib.util.find_spec("triton"):
+        if self._is_fused(store):
             from models.neighbours_triton import search_fused
 
             return Best(*search_fused(store, query, *slots, self.knn, self.radius, fast=self.method == "fast"))
         best = Best(store.features.new_full((store.size, self.knn), -torch.inf),
                     torch.zeros(store.size, self.knn, dtype=torch.long, device=store.device))
-        left = torch.arange(store.size, device=store.device)
+        left: Tensor | range = range(store.size)
         if store.bound_dtype:
             left = self._search_by_bounds(store, query, slots, best, tile, threads)
+        if store.device.type == "cpu":
+            tile = max(tile // EXHAUSTIVE_SHARE, 1)
 
-        def compare_all(queries: Tensor) -> None:
-            best.similarity[queries], best.candidate[queries] = self._search_all(store, query, slots, queries)
+        def compare_all(queries: Tensor | range) -> None:
+            rows = numbers_on(store.device, queries)
+            best.similarity[rows], best.candidate[rows] = self._search_all(store, query, slots, queries)
 
         if len(left):
-            side_by_side(compare_all, left.split(max(tile // EXHAUSTIVE_SHARE, 1)), threads if store.bound_dtype else 1)
+            tiles = [left[first:first + tile] for first in range(0, len(left), tile)]
+            side_by_side(compare_all, tiles, threads if store.bound_dtype else 1)
         return best
+
+    def _is_fused(self, store: FrameStore) -> bool:
+        """Whether the kernel does it; it knows circles, not the squares of relatives' protocols."""
+        return store.device.type == "cuda" and self.window == "circle" and kernels_start()
 
     def _search_by_bounds(self, store: FrameStore, query: int, slots: Slots, best: Best, tile: int,
                           threads: int) -> Tensor:
@@ -231,14 +244,15 @@ class NeighbourPropagation:
             members.append(torch.where(everywhere < store.size, everywhere + store.size * number, -1))
         return torch.cat(bounds, 1), torch.cat(members)
 
-    def _search_all(self, store: FrameStore, query: int, slots: Slots, queries: Tensor) -> Best:
+    def _search_all(self, store: FrameStore, query: int, slots: Slots, queries: Tensor | range) -> Best:
         """The k best of all candidates for `queries` [q], by all their similarities."""
-        rows = store.features[query, queries]
         positions, far = self._window(store, queries)
-        whole, near = torch.arange(store.size), torch.arange(positions.start, positions.stop)
+        rows = store.features[query, numbers_on(store.device, queries)]
+        whole = torch.arange(store.size, device=store.device)
+        near = whole[positions]
         met = [whole] * len(slots.references) + [near] * len(slots.recent)  # positions of each frame
         candidate = torch.cat([part + store.size * number for number, part in enumerate(met)])
-        candidate = F.pad(candidate, (0, -len(candidate) % CHUNK)).to(store.device)
+        candidate = F.pad(candidate, (0, -len(candidate) % CHUNK))
         similarity = rows.new_full((len(rows), len(candidate)), -torch.inf)
         parts = similarity.split([len(part) for part in met] + [similarity.shape[1] - sum(map(len, met))], dim=1)
         for part, slot in zip(parts, slots.references):
@@ -253,15 +267,15 @@ class NeighbourPropagation:
         columns = (chunks[:, :, None] * CHUNK + torch.arange(CHUNK, device=store.device)).flatten(1)  # [q,k*CHUNK]
         return _best(similarity.gather(1, columns), candidate[columns], self.knn)
 
-    def _window(self, store: FrameStore, queries: Tensor) -> Window:
-        """The lines that `queries` [q], in ascending order, reach in a recent frame."""
+    def _window(self, store: FrameStore, queries: Tensor | range) -> Window:
+        """The lines that `queries` [q], in ascending order and on the CPU, reach in a recent frame."""
         reach = min(self.radius, store.lines + store.line)
         reach = math.floor(reach) if self.window == "square" else math.ceil(reach) - 1  # the largest distance within
         first = max(int(queries[0]) // store.line - reach, 0)
         last = min(int(queries[-1]) // store.line + reach + 1, store.lines)
         span = min(math.ceil((last - first) / LINES) * LINES, store.lines)
         first = min(first, store.lines - span)
-        last = first + span
+        last, queries = first + span, numbers_on(store.device, queries)
         lines = torch.arange(first, last, device=store.device)
         across = torch.arange(store.line, device=store.device)
         between = (lines - queries[:, None] // store.line).int().square()  # [q,lines]
@@ -288,21 +302,30 @@ class NeighbourPropagation:
 
     def _tile(self, store: FrameStore, context: list[Memory], threads: int) -> int:
         """How many queries to search at a time; `UserError` where the memory is too small for the fewest."""
-        frames, positions = len(context), store.size
-        if self.max_memory is None:
+        frames, positions, on_cpu = len(context), store.size, store.device.type == "cpu"
+        if self.max_memory is None and (on_cpu or self._is_fused(store)):
             return min(QUERIES, positions)
         labels = sum(4 * memory.labels.numel() for memory in context)
-        fixed = LIBRARY + store.slot_bytes() * (len(store.features) - len(store.free)) + 2 * labels \
-            + positions * (16 * frames + 12 * self.knn)
-        a_query = max(4 * positions * (frames + 4) / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
-                      20 * positions + 60 * GROUP * TRIES[self.method][0])  # what the two searches hold for each
-        tile = int((self.max_memory - fixed) / (threads * a_query))
-        if tile < EXHAUSTIVE_SHARE:
-            needed = fixed + EXHAUSTIVE_SHARE * threads * a_query
-            raise UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
-                            f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
-                            "TEST.INFER_WH or TEST.CXT_SIZE")
-        return min(QUERIES, positions, tile)
+        fixed = store.held_bytes() + 2 * labels + positions * (16 * frames + 12 * self.knn)
+        room, fewest, most = self.max_memory or math.inf, 1, positions
+        rows = 4 * positions * (frames + 4)  # of similarities, and what says which are too far
+        if on_cpu:
+            fixed, fewest, most = fixed + LIBRARY, EXHAUSTIVE_SHARE, QUERIES
+            a_query = threads * max(rows / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
+                                    20 * positions + 60 * GROUP * TRIES[self.method][0])  # what the two searches hold
+        elif self._is_fused(store):
+            fewest, a_query = positions, KEY_COPIES * 8 * frames * 2 * self.knn
+        else:
+            room, a_query = min(room, fixed + GPU_SHARE * free_memory(store.device)), rows + 48 * CHUNK * self.knn
+        tile = int((room - fixed) / a_query)
+        if tile < fewest and self.max_memory is not None:
+            raise self._too_small(fixed + fewest * a_query)
+        return max(min(most, positions, tile), 1)
+
+    def _too_small(self, needed: float) -> UserError:
+        return UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
+                         f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
+                         "TEST.INFER_WH or TEST.CXT_SIZE")
 
 
 def _bound_dtype(device: torch.device) -> torch.dtype | None:

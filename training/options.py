@@ -49,7 +49,11 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     add("--snapshot-dir", type=Path, default=Path("snapshots"))
     add("--logdir", type=Path, default=Path("logs"))
     parser.set_defaults(**(begun or {}))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.compile and args.checkpoint_activations:
+        raise UserError("--compile and --checkpoint-activations exclude each other: PyTorch does not compile blocks that "
+                        "keep their statistics while they run again; leave one of them out")
+    return args
 
 
 def kept(args: argparse.Namespace) -> dict[str, Any]:

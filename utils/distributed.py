@@ -15,15 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def start(device: torch.device) -> torch.device:
-    """Join the process group where torchrun started us; returns this process's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
+def start(device: torch.device) -> None:
+    """Join the process group where torchrun started us; `device` is this process's."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def stop() -> None:
