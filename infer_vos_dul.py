@@ -38,7 +38,7 @@ from inference.own_video import Outputs, read_job, run_job, save_frame
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
 from models import load_model
 from models.neighbours import METHODS
-from models.propagation import VideoPropagator, build_propagator
+from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
 from utils.console import start_console
@@ -52,8 +52,6 @@ from utils.timing import StageClock
 from utils.version import VERSION
 
 logger = logging.getLogger(__name__)
-
-ENCODER_BATCH = {"cpu": 1, "cuda": 8}  # frames encoded at once
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -180,7 +178,8 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
     logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
                 settings.TEST.KEY, device, args.precision)
     new_propagator = propagators_for(job.video.frames(), len(job.video))
-    status = run_job(job, new_propagator, outputs, device=device, batch_size=ENCODER_BATCH[device.type], clock=clock)
+    status = run_job(job, new_propagator, outputs, device=device, clock=clock,
+                     batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
     logger.info("%s; masks are in %s, the rest in %s", clock.shares(), outputs.masks.masks, outputs.folder)
     return status
 
@@ -203,13 +202,14 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
     logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features at "
                 "%s, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
                 rank + 1, processes, settings.TEST.KEY, size_in_words(settings), device, args.precision, args.seed)
+    batch_size = encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE)
     start = time.perf_counter()
     with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
           tqdm(total=frames, unit="frame", position=rank, disable=not frames) as bar):
         for sequence in share:
             bar.set_postfix_str(sequence.name)
             new_propagator = propagators_for((frame.image for frame in read_video(sequence)), len(sequence.frames))
-            infer_sequence(sequence, new_propagator(), results, writer, clock, ENCODER_BATCH[device.type], bar)
+            infer_sequence(sequence, new_propagator(), results, writer, clock, batch_size, bar)
     seconds = time.perf_counter() - start
     logger.info("%d frames in %.1f s: %.2f frames/s (%s); masks are in %s", frames, seconds, frames / seconds,
                 clock.shares(), results.masks)

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from models import load_model
+from models.colornet import ColorNet
+
 
 def width_and_height(text: str) -> tuple[int, int]:
     """`864x480` to two numbers, for argparse."""
@@ -19,6 +22,13 @@ def width_and_height(text: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, both above 0; got {text}; give for example 864x480")
     return int(sides[0]), int(sides[1])
+
+
+def network(path: str | None, size: str, device: torch.device) -> ColorNet:
+    """The network of a model file in eval mode; without one, of a size, with both heads and random weights."""
+    torch.manual_seed(0)
+    return load_model(path, device) if path else \
+        ColorNet(size=size, has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
 
 
 def alone(function: Callable, *arguments: Any) -> Any:

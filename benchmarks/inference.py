@@ -28,15 +28,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.baselines.propagation import propagate_plainly
-from benchmarks.common import alone, peak_memory
+from benchmarks.common import alone, network, peak_memory
 from datasets.filelists import EvaluationFrame, EvaluationSequence
-from infer_vos_dul import ENCODER_BATCH, infer_sequence
+from infer_vos_dul import infer_sequence
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
-from models import load_model
-from models.colornet import Branches, ColorNet
+from models.colornet import Branches
 from models.label_propagation import context_gaps
 from models.neighbours import Carried, NeighbourPropagation
-from models.propagation import VideoPropagator
+from models.propagation import VideoPropagator, encoder_batch
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import run_script
@@ -105,9 +104,7 @@ def make_propagator(args: argparse.Namespace, method: str) -> VideoPropagator:
     test = load_settings(flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh),
                                 "TEST.RADIUS": ("--infer_R", args.infer_R)}).TEST
     device = resolve_device(args.device)
-    torch.manual_seed(0)
-    model = load_model(args.model, device) if args.model else \
-        ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
+    model = network(args.model, args.model_size, device)
     options = {"knn": test.KNN, "radius": test.RADIUS, "temperature": test.TEMP, "max_memory": None}
     neighbours = PlainPropagation(test.CXT_SIZE, **options) if method == "plain" else \
         NeighbourPropagation(method=method, **options)
@@ -127,7 +124,7 @@ def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: st
             with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
                   tqdm(total=len(part), desc=method) as bar):
                 infer_sequence(sequence._replace(frames=part), propagator, results, writer, clock,
-                               ENCODER_BATCH[device.type], bar)
+                               encoder_batch(device, args.infer_wh, 0), bar)
             report.append({stage: 1000 * clock.seconds[stage] / len(part) for stage in STAGES}
                           | {"processor": 1000 * (time.process_time() - busy) / len(part), "frames": end,
                              "peak": peak_memory(device), "model": model_memory})
@@ -139,14 +136,18 @@ def main() -> None:
     """Draw the video, run, print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model file; random weights without")
+    parser.add_argument("--model_size", default="S", help="of the network with random weights")
     parser.add_argument("--infer_wh", nargs=2, type=int, help="default: TEST.INFER_WH")
     parser.add_argument("--infer_R", type=float, help="default: TEST.RADIUS")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--methods", nargs="+", default=["plain", "exact", "fast"], help="rows; plain is the baseline")
-    parser.add_argument("--frames", type=int, default=5, help="timed frames, after 21 that fill the context")
+    parser.add_argument("--frames", type=int, help="timed frames, after 21 that fill the context; default: 5 on a CPU, "
+                        "160 on a GPU, which encodes several at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, help="print memory over a video of so many frames instead")
     args = parser.parse_args()
+    args.infer_wh = args.infer_wh or load_settings().TEST.INFER_WH
+    args.frames = args.frames or (5 if args.device == "cpu" else 160)
     with tempfile.TemporaryDirectory() as folder:
         if args.length:
             sequence = draw_video(Path(folder), args.length)

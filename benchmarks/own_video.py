@@ -26,11 +26,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from benchmarks.common import alone, peak_memory, width_and_height
+from benchmarks.common import alone, network, peak_memory, width_and_height
 from inference.own_video import Job, Outputs, Shown, read_job, run_job
 from inference.writer import VideoWriter
-from models import load_model
-from models.colornet import ColorNet
 from models.propagation import VideoPropagator, build_propagator
 from utils.config import load_settings
 from utils.device import resolve_device
@@ -45,6 +43,7 @@ def main() -> None:
     """Draw, run, print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model file; random weights without")
+    parser.add_argument("--model_size", default="S", help="of the network with random weights")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=width_and_height, default=(854, 480), metavar="WxH")
     parser.add_argument("--input_size", type=int, default=load_settings().TEST.INPUT_SIZE)
@@ -96,28 +95,27 @@ def draw_video(folder: Path, length: int, size: tuple[int, int], objects: int) -
 
 
 class Watched(Outputs):
-    """Outputs that note when each frame came, and the memory then."""
+    """Outputs that note when each frame came, and the memory of the device then."""
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments, device: torch.device, **options):
         super().__init__(*arguments, **options)
-        self.times, self.peaks = [], []
+        self.device, self.times, self.peaks = device, [], []
 
     def write(self, shown: Shown) -> None:
         """See `Outputs`."""
         super().write(shown)
         self.times.append(time.perf_counter())
-        self.peaks.append(peak_memory())
+        self.peaks.append(peak_memory(self.device))
 
 
 def run(job: Job, args: argparse.Namespace) -> Watched:
     """The whole command's work on a job."""
     device, settings = resolve_device(args.device), load_settings(overrides=[
         "TEST.INFER_WH", "[0,0]", "TEST.INPUT_SIZE", str(args.input_size)])
-    torch.manual_seed(0)
-    model = load_model(args.model, device) if args.model else \
-        ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
+    model = network(args.model, args.model_size, device)
     new_propagator: functools.partial[VideoPropagator] = functools.partial(build_propagator, model, settings.TEST)
-    outputs = Watched(job.video.path.parent / "out", "merge", job.video, palette="davis", pictures=True, maps=False)
+    outputs = Watched(job.video.path.parent / "out", "merge", job.video, palette="davis", pictures=True, maps=False,
+                      device=device)
     outputs.claim({"method": {}}, overwrite=True)
     run_job(job, new_propagator, outputs, device=device, batch_size=8 if device.type == "cuda" else 1,
             clock=StageClock(device))

@@ -30,10 +30,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.baselines.propagation import propagate_plainly, radius_mask
-from benchmarks.common import alone, peak_memory, width_and_height
+from benchmarks.common import alone, network, peak_memory, width_and_height
 from datasets.synthetic import make_clip
-from models import load_model
-from models.colornet import Branches, ColorNet
+from models.colornet import Branches
 from models.label_propagation import context_gaps
 from models.neighbours import Memory, NeighbourPropagation
 from models.propagation import VideoPropagator
@@ -56,9 +55,7 @@ def make_features(args: argparse.Namespace, count: int) -> Tensor:
         frames = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
     else:
         frames = list(make_clip(np.random.default_rng(0), frames=count, size=(854, 480), objects=3).frames)
-    torch.manual_seed(0)
-    model = load_model(args.model, device) if args.model else \
-        ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).to(device).eval()
+    model = network(args.model, args.model_size, device)
     encoder = VideoPropagator(Branches(model, "merge"), size=args.size, neighbours=search("exact", args),
                               gaps=context_gaps(1, False))
     return torch.cat([encoder.encode([frame]) for frame in frames])
@@ -140,7 +137,7 @@ def main() -> None:
     labels = make_labels(len(features), h, w).to(device)
     contenders = {method: Contender(method, args) for method in METHODS}
     seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
-    near = int((radius_mask(h, w, args.radius) == 0).sum())
+    near = int((radius_mask(h, w, args.radius, device) == 0).sum())
     agreement = {method: [] for method in METHODS}
     for i, (feature, label) in enumerate(zip(features, labels)):
         ids = None
@@ -179,6 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", help="folder of a video's frames; drawn ones without")
     parser.add_argument("--model", help="model file with a global head; random weights without")
+    parser.add_argument("--model_size", default="S", help="of the network with random weights")
     parser.add_argument("--size", type=width_and_height, default=(864, 480), metavar="WxH", help="multiples of 8")
     parser.add_argument("--radius", type=float, default=25, help="[positions]")
     parser.add_argument("--rounds", type=int, default=5)

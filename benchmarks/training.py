@@ -5,7 +5,7 @@
 
 The baseline (baselines/losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network,
 every pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
-forward, backward and AdamW on the same views (S, both heads, T = 5, 256x256), in turn, and the total losses are printed
+forward, backward and AdamW on the same views (size S or M, both heads, T = 5, 256x256), in turn, and the total losses are printed
 beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed by its processor
 time, which other programs disturb less. Peak memory is that of a process of its own.
 """
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--size", choices=["S", "M"], default="S", help="of the network")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
@@ -65,14 +66,14 @@ def make_step(name: str, args: argparse.Namespace) -> Callable[[], float]:
     """A training step that returns its total loss."""
     device = resolve_device(args.device)
     batch = draw_batch(args.clips, device)
-    train_config, settings = load_train_config(REPOSITORY / "data/configs/train_config_default_S.json"), load_settings()
+    train_config, settings = load_train_config(REPOSITORY / f"data/configs/train_config_default_{args.size}.json"), load_settings()
     torch.manual_seed(0)
     model = build_model(train_config, settings)
     if name == "plain":
         model, total, dtype = model.to(device).train(), plain_total, torch.float32
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     else:
-        model = prepare_model(model, parse_arguments(["--compile"] if args.compile else []), device)
+        model = prepare_model(model, parse_arguments(["--compile"] if args.compile else []), device, begins=True)
         objective, dtype = build_objective(train_config, settings), PRECISIONS[args.precision]
         total = lambda model, batch, generator: objective(model, batch, generator).total
         optimiser = build_optimiser(model, settings)
@@ -141,8 +142,9 @@ def print_profile(step: Callable[[], float], args: argparse.Namespace) -> None:
     kind = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kind.CPU, kind.CUDA] if on_gpu else [kind.CPU]) as profile:
         step()
+    # A kernel's time stands at the operation that started it and at the kernel itself: operations alone are counted.
     own = {event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
-           for event in profile.key_averages()}
+           for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CPU}
     total, rest = sum(own.values()), dict(own)
     print(f"\n{'our step':28}{'share':>8}")
     for part, words in OPERATIONS.items():

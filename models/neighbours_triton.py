@@ -25,7 +25,7 @@ from utils.device import launching_on, numbers_on
 
 SIDE = 8  # of a patch: 64 queries meet 64 candidates in one product, a size that tensor cores take
 CHANNELS = 32  # in one step of a product
-HALF_ERROR = tl.constexpr(2**-10 + 2**-20)  # of a product in float16; the second part also covers its smallest numbers
+HALF_ERROR = tl.constexpr(2**-10 + 2**-14)  # of a product in float16; its smallest numbers and lengths of 1.01 included
 ROUNDING = 2**-22  # a channel adds at most this to the difference of two sums of the same products
 NOTHING = -0x7F800001 << 32  # below the key of every candidate: that of similarity -inf
 

@@ -29,6 +29,8 @@ from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.masks import object_ids
 
+PIXELS_AT_ONCE = 8 * 864 * 480  # in an encoder's batch on a GPU: eight frames of the published size
+
 
 class Prediction(NamedTuple):
     """What is known of a frame on the feature map; channel i is object `ids[i]`, channel 0 the background."""
@@ -238,6 +240,15 @@ def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, pre
                            first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, upsample=settings.UPSAMPLE,
                            align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
                            normalise=settings.NORMALISE, background=settings.BACKGROUND)
+
+
+def encoder_batch(device: torch.device, size: tuple[int, int], short_side: int) -> int:
+    """How many frames to encode at once, of `size` [pixels] or, where that is (0, 0), of a short side; 1 of any (0).
+
+    A CPU is fastest with one. On a GPU memory bounds them: it grows with their pixels together.
+    """
+    width, height = size if any(size) else (2 * short_side, short_side)  # few videos are wider
+    return 1 if device.type == "cpu" or not width else max(PIXELS_AT_ONCE // (width * height), 1)
 
 
 def keeping_aspect(width: int, height: int, short_side: int, multiples: tuple[int, int] = (16, 16),

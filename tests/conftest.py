@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # tensors here are small, and threads that wait for each other on a busy machine cost minutes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on the CPU, with what they start; those marked `gpu`, which compare with it, by `pytest -m gpu`."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a GPU would refuse, without one: kernels compiled by a stand-in driver, and tensors that only pretend to be there.
+"""What a GPU would refuse, without one: kernels compiled by a stand-in driver, tensors that only pretend.
 
 PyTorch's FakeTensorMode computes shapes and devices, and an operation on tensors of two devices is an error.
 """
@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models.neighbours as neighbours
 import utils.device as devices
 from losses import build_objective
-from models.colornet import ColorNet
+from models.colornet import Branches, ColorNet
 from models.neighbours import Memory, NeighbourPropagation
-from models.propagation import VideoPropagator, context_gaps
+from models.propagation import VideoPropagator, encoder_batch
 from tests.test_distributed import whole_batch
+from training.options import parse_arguments
 from utils.config import load_settings, load_train_config
 from utils.device import kernels_start, resolve_device
 from utils.errors import UserError
@@ -41,8 +42,8 @@ class StandInDriver:
         self.get_active_torch_device = lambda: torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+@pytest.mark.parametrize("capability, fast", [(80, False), (90, False), (90, True), (100, False), (100, True),
+                                             (120, False)])
 def test_the_kernel_compiles_once_for_every_slot_and_number_of_references(capability, fast, monkeypatch):
     from triton.runtime import driver
     from triton.runtime.jit import MockTensor
@@ -105,7 +106,7 @@ def test_gpus_that_are_not_there_are_refused(cards, monkeypatch, processes, name
 
 def test_an_old_gpu_is_refused(cards):
     cards(1, (6, 1))
-    with pytest.raises(UserError, match=r"7\.5 or later; Some Card \(cuda:0\) has 6\.1; use another one or --device cpu"):
+    with pytest.raises(UserError, match=r"7\.5 or later; Some Card \(cuda:0\) has 6\.1; .* --device cpu"):
         resolve_device()
 
 
@@ -121,7 +122,7 @@ def test_a_card_that_cannot_be_used_is_named_with_the_reason(monkeypatch, caplog
         assert resolve_device() == torch.device("cpu")
         assert [record.levelno for record in caplog.records] == [logging.WARNING] * warnings
     assert "the CPU is used: The driver is too old" in caplog.text
-    with pytest.raises(UserError, match="0 CUDA devices .The driver is too old"):
+    with pytest.raises(UserError, match=r"0 CUDA devices \(The driver is too old"):
         resolve_device("cuda")
 
 
@@ -236,11 +237,12 @@ def test_max_memory_counts_what_a_gpu_holds(pretended, monkeypatch, fused):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_frames_are_encoded_where_the_model_is(pretended, precision):
+def test_frames_are_encoded_where_the_model_is(pretended, precision, monkeypatch):
     with pretended:
         model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).eval()
-    propagator = VideoPropagator(model, key="merge", size=(160, 96), gaps=context_gaps(1, False), precision=precision,
+    propagator = VideoPropagator(Branches(model, "merge"), size=(160, 96), gaps=[1], precision=precision,
                                  neighbours=NeighbourPropagation(knn=1, radius=2, temperature=0.05))
+    monkeypatch.setattr("models.propagation._check_features", lambda features, frames: None)  # looks at values
     features = propagator.encode([np.zeros((48, 80, 3), np.uint8)] * 3)
     assert (features.shape, features.dtype, features.device) == ((3, 256, 12, 20), torch.float32, pretended)
 
@@ -253,3 +255,14 @@ def test_the_objective_runs_where_its_batch_is(pretended):
              for branch, views in whole_batch().items()}
     losses = build_objective(config, settings)(model, batch, torch.Generator().manual_seed(1))
     assert {loss.device for loss in losses} == {pretended}
+
+
+def test_the_encoders_batch_follows_the_frames():
+    gpu = torch.device("cuda")
+    assert [encoder_batch(gpu, *size) for size in (((864, 480), 480), ((0, 0), 480), ((3840, 2160), 480))] == [8, 7, 1]
+    assert encoder_batch(torch.device("cpu"), (864, 480), 480) == 1
+
+
+def test_compiled_blocks_that_run_again_are_refused():
+    with pytest.raises(UserError, match="--compile and --checkpoint-activations exclude each other"):
+        parse_arguments(["--compile", "--checkpoint-activations"])

@@ -40,7 +40,8 @@ def arguments(folder: Path, *options: object, config: dict | None = None, data: 
         path.write_text(json.dumps(CONFIG | (config or {})))
     named = {name.replace("__", "."): value for name, value in settings.items()}
     pairs = {**SETTINGS, "DATASET.ROOT": data or folder / "data", **named}
-    words = ["--train_config", path, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *options,
+    words = ["--train_config", path, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs",
+             "--device", "cpu", *options,
              "--set", *(word for pair in pairs.items() for word in pair)]
     return [str(word) for word in words]
 

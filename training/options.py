@@ -51,8 +51,8 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     parser.set_defaults(**(begun or {}))
     args = parser.parse_args(argv)
     if args.compile and args.checkpoint_activations:
-        raise UserError("--compile and --checkpoint-activations exclude each other: PyTorch does not compile blocks that "
-                        "keep their statistics while they run again; leave one of them out")
+        raise UserError("--compile and --checkpoint-activations exclude each other: PyTorch does not compile blocks "
+                        "that keep their statistics while they run again; leave one of them out")
     return args
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 @lru_cache(1)
-def radius_mask(h: int, w: int, radius: float) -> Tensor:
+def radius_mask(h: int, w: int, radius: float, device: torch.device) -> Tensor:
     """0 for two positions strictly within the radius of each other, else -inf, [hw,hw]; made once a video."""
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     places = torch.stack([rows.flatten(), columns.flatten()], 1).float()  # [hw,2]
     outside = sum((axis[:, None] - axis).square() for axis in places.unbind(1)) >= radius**2
-    return torch.zeros(outside.shape).masked_fill_(outside, -torch.inf)
+    return torch.zeros(outside.shape, device=device).masked_fill_(outside, -torch.inf)
 
 
 def propagate_plainly(query: Tensor, context: Tensor, labels: Tensor, *, knn: int, radius: float, temperature: float,
@@ -35,7 +35,7 @@ def propagate_plainly(query: Tensor, context: Tensor, labels: Tensor, *, knn: in
         [M,h,w] predicted soft labels.
     """
     N, C, h, w = context.shape
-    mask = radius_mask(h, w, radius).to(query.device)
+    mask = radius_mask(h, w, radius, query.device)
     keys = context.permute(0, 2, 3, 1).reshape(N * h * w, C)
     values = labels.permute(0, 2, 3, 1).reshape(N * h * w, -1)
     output = []
