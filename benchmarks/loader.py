@@ -1,6 +1,7 @@
 """Time of a training clip against a plain transcription, on one thread, and whether both make the same clips.
 
     python benchmarks/loader.py [--frames DIR] [--clips 40]
+    python benchmarks/loader.py [--frames DIR] --workers 4 14      # clips a second of the whole loader instead
 
 The baseline (baselines/loader.py) is DESIGN section 5 word by word: PIL and torchvision one operation at a time, the
 edge map with per-pixel Python loops. Both make the same views with all switches on, T = 5, from JPEG frames: those
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import pstats
 import random
 import statistics
@@ -24,13 +26,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.baselines.loader import plain_sample
-from datasets import build_train_dataset
+from datasets import build_train_dataset, collate, init_worker
 from datasets.filelists import scan_videos
 from datasets.geometry import resize
+from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
 from utils.errors import run_script
 from utils.pictures import read_frame
@@ -44,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=Path, help="folders of frames; default: drawn ones")
     parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--workers", type=int, nargs="+", help="print clips a second of so many worker processes")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -58,6 +63,9 @@ def main() -> None:
         videos = scan_videos(root)
         settings = load_settings(overrides=["DATASET.ROOT", folder])
         dataset = build_train_dataset(settings, load_train_config(), coco=False, seed=0)
+        if args.workers:
+            print_workers(dataset, args)
+            return
         makers = {"plain": lambda i: plain_sample(videos[i % len(videos)].frames),
                   "ours": lambda i: dataset[(1 + i // len(videos), i % len(videos))]}
         print_speed(makers, args.clips)
@@ -77,6 +85,25 @@ def draw_videos(folder: Path, videos: int = 6, frames: int = 12) -> None:
         for t in range(frames):
             frame = scene[:, 10 * t:10 * t + 854]
             cv2.imwrite(str(folder / f"v{v}/{t:05d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def print_workers(dataset: Dataset, args: argparse.Namespace) -> None:
+    """Clips a second of batches of 8, as training takes them, after the workers have begun."""
+    print("| workers | clips/s |\n|---|---|")
+    for workers in args.workers:
+        sampler = EpochBatchSampler(len(dataset), batch_size=min(8, len(dataset)), seed=0)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
+                            worker_init_fn=init_worker, persistent_workers=True)
+        clips, start = 0, None
+        for epoch in itertools.count(1):
+            sampler.set_position(epoch, 0)
+            for batch in loader:
+                if start is None and epoch > 1:
+                    clips, start = 0, time.perf_counter()
+                clips += len(batch["clip"])
+            if start is not None and clips >= args.clips * workers:
+                break
+        print(f"| {workers} | {clips / (time.perf_counter() - start):.1f} |")
 
 
 def print_speed(makers: dict[str, Callable], clips: int) -> None:

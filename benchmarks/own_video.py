@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from benchmarks.common import alone, network, peak_memory, width_and_height
 from inference.own_video import Job, Outputs, Shown, read_job, run_job
 from inference.writer import VideoWriter
-from models.propagation import VideoPropagator, build_propagator
+from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import run_script
@@ -48,10 +48,11 @@ def main() -> None:
     parser.add_argument("--size", type=width_and_height, default=(854, 480), metavar="WxH")
     parser.add_argument("--input_size", type=int, default=load_settings().TEST.INPUT_SIZE)
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 5, 20])
-    parser.add_argument("--frames", type=int, default=5, help="timed frames")
+    parser.add_argument("--frames", type=int, help="timed frames; default: 5 on a CPU, 160 on a GPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, help="frames of a long video: print memory instead")
     args = parser.parse_args()
+    args.frames = args.frames or (5 if args.device == "cpu" else 160)
     with tempfile.TemporaryDirectory() as folder:
         if args.length:
             clip = draw_video(Path(folder), args.length, args.size, 2)
@@ -117,8 +118,8 @@ def run(job: Job, args: argparse.Namespace) -> Watched:
     outputs = Watched(job.video.path.parent / "out", "merge", job.video, palette="davis", pictures=True, maps=False,
                       device=device)
     outputs.claim({"method": {}}, overwrite=True)
-    run_job(job, new_propagator, outputs, device=device, batch_size=8 if device.type == "cuda" else 1,
-            clock=StageClock(device))
+    run_job(job, new_propagator, outputs, device=device, clock=StageClock(device),
+            batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
     return outputs
 
 

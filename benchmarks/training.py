@@ -5,9 +5,9 @@
 
 The baseline (baselines/losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network,
 every pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
-forward, backward and AdamW on the same views (size S or M, both heads, T = 5, 256x256), in turn, and the total losses are printed
-beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed by its processor
-time, which other programs disturb less. Peak memory is that of a process of its own.
+forward, backward and AdamW on the same views (size S or M, both heads, T = 5, 256x256), in turn, and the total losses
+are printed beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed
+by its processor time, which other programs disturb less. Peak memory is that of a process of its own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def make_step(name: str, args: argparse.Namespace) -> Callable[[], float]:
     """A training step that returns its total loss."""
     device = resolve_device(args.device)
     batch = draw_batch(args.clips, device)
-    train_config, settings = load_train_config(REPOSITORY / f"data/configs/train_config_default_{args.size}.json"), load_settings()
+    path = REPOSITORY / f"data/configs/train_config_default_{args.size}.json"
+    train_config, settings = load_train_config(path), load_settings()
     torch.manual_seed(0)
     model = build_model(train_config, settings)
     if name == "plain":

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import subprocess
+import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,13 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models.neighbours as neighbours
 import utils.device as devices
+from benchmarks.gpu import FRAMES, Part, run_part
 from losses import build_objective
 from models.colornet import Branches, ColorNet
 from models.neighbours import Memory, NeighbourPropagation
 from models.propagation import VideoPropagator, encoder_batch
 from tests.test_distributed import whole_batch
 from training.options import parse_arguments
-from utils.config import load_settings, load_train_config
+from utils.config import REPOSITORY, load_settings, load_train_config
 from utils.device import kernels_start, resolve_device
 from utils.errors import UserError
 
@@ -266,3 +270,23 @@ def test_the_encoders_batch_follows_the_frames():
 def test_compiled_blocks_that_run_again_are_refused():
     with pytest.raises(UserError, match="--compile and --checkpoint-activations exclude each other"):
         parse_arguments(["--compile", "--checkpoint-activations"])
+
+
+def test_one_command_measures_all_and_goes_on_where_a_part_fails(tmp_path):
+    """Without a card it says what it would run."""
+    for number in range(FRAMES):
+        cv2.imwrite(str(tmp_path / f"{number:05d}.jpg"), np.zeros((48, 80, 3), np.uint8))
+    done = subprocess.run([sys.executable, "benchmarks/gpu.py", "--frames", tmp_path, "--out", tmp_path / "out"],
+                          cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in ("-m pytest -q -m gpu", "infer_vos_dul.py --video", "propagation.py --device cuda", "--model_size M",
+                 "--precision bf16 --compile", "loader.py --workers 4 14"):
+        assert line in done.stdout
+    assert not (tmp_path / "out").exists()
+    table = "print('| a |')"
+    good, section = run_part(Part("Good", ("-c", table)), 60)
+    assert good and section.startswith("## Good\n") and "\n| a |\n" in section
+    good, section = run_part(Part("Bad", ("-c", f"{table}; raise SystemExit('no memory')")), 60)
+    assert not good and "**failed with status 1**" in section and "no memory" in section
+    good, section = run_part(Part("Slow", ("-c", f"{table}; import time; time.sleep(60)")), 1)
+    assert not good and "**stopped after 1 s**" in section
