@@ -263,7 +263,8 @@ def test_the_objective_runs_where_its_batch_is(pretended):
 
 def test_the_encoders_batch_follows_the_frames():
     gpu = torch.device("cuda")
-    assert [encoder_batch(gpu, *size) for size in (((864, 480), 480), ((0, 0), 480), ((3840, 2160), 480))] == [8, 7, 1]
+    assert [encoder_batch(gpu, *size) for size in (((864, 480), 480), ((0, 0), 480), ((3840, 2160), 480),
+                                                        ((0, 0), 0))] == [8, 7, 1, 1]
     assert encoder_batch(torch.device("cpu"), (864, 480), 480) == 1
 
 
