@@ -280,8 +280,8 @@ def test_one_command_measures_all_and_goes_on_where_a_part_fails(tmp_path):
     done = subprocess.run([sys.executable, "benchmarks/gpu.py", "--frames", tmp_path, "--out", tmp_path / "out"],
                           cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for line in ("-m pytest -q -m gpu", "infer_vos_dul.py --device cuda --video", "propagation.py --device cuda", "--model_size M",
-                 "--precision bf16 --compile", "loader.py --workers 4 14"):
+    for line in ("-m pytest -q -m gpu", "infer_vos_dul.py --device cuda --video", "propagation.py --device cuda",
+                 "--model_size M", "--precision bf16 --compile", "loader.py --workers 4 14"):
         assert line in done.stdout
     assert not (tmp_path / "out").exists()
     table = "print('| a |')"
