@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,17 +16,19 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.comparison import compare
 from evaluation.davis_evaluation import Protocol, SequenceResult, evaluate_folders, folder_ground_truth
 from evaluation.davis_metrics import Scores
 from evaluation.report import _worst_frames, write_report
 from utils.masks import write_mask
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 NAMES = ("plain", "<odd> & \"quoted'")
 
 
 @pytest.fixture
-def pages(tmp_path) -> dict:
+def pages(tmp_path, monkeypatch) -> dict:
     """Reports on one and on two results; in `ant` the second is wrong at frame 3, in `bee` both lack frame 2."""
     for seed, sequence in enumerate(("ant", "bee")):
         for t in range(6):
@@ -45,7 +48,13 @@ def pages(tmp_path) -> dict:
     evaluations = evaluate_folders(results, truth, Protocol(allow_missing=True))
     pages = {"one": tmp_path / "one.html", "two": tmp_path / "two.html"}
     write_report(pages["one"], evaluations[:1], truth)
-    write_report(pages["two"], evaluations, truth)
+    write_report(pages["two"], evaluations, truth, comparisons=[compare(*evaluations)])
+    long = [replace(evaluations[i % 2], results=tmp_path / f"a_run_with_a_rather_long_name_{i}/merge_vos")
+            for i in range(9)]
+    pages["nine"] = tmp_path / "nine.html"
+    with monkeypatch.context() as patched:
+        patched.setattr("evaluation.report._pictures", lambda image, folders: [PIXEL] * len(folders))
+        write_report(pages["nine"], long, truth, comparisons=[compare(long[0], other) for other in long[1:]])
     pages["means"] = [evaluation.means for evaluation in evaluations]
     return pages
 
@@ -87,6 +96,16 @@ def test_a_page_is_self_contained_and_says_what_was_found(pages, kind, results):
     assert ("object 4" in found.text) == (results == 1)
 
 
+def test_nine_results_are_told_apart_by_what_differs(pages):
+    found = Elements(pages["nine"].read_text())
+    heads = [head["title"] for head in found.all("td") if "title" in head]
+    assert len(heads) == 9 and all(title.endswith("/merge_vos") for title in heads)
+    body = found.text[found.text.index("All objects"):]
+    assert "a_run_with" not in body, "what all names share is left out"
+    assert len({element["style"] for element in found.all("span")}) == 9, "a colour each"
+    assert body.count(" ± ") == 8 * 3 + 1 and "More than 0" in body
+
+
 def test_curves_have_gaps_where_nothing_is_scored_and_pictures_show_the_frame(pages, tmp_path):
     found = Elements(pages["two"].read_text())
     curves = [path["d"] for path in found.all("path") if "H" not in path["d"]]
@@ -116,7 +135,7 @@ def browse(page: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("kind", ["one", "two"])
+@pytest.mark.parametrize("kind", ["one", "two", "nine"])
 def test_a_browser_sorts_the_table_and_the_page_fits_a_phone(pages, kind):
     """A script added to a copy clicks the heading J&F twice and notes what the browser made of it."""
     probe = pages[kind].with_name("probe.html")
@@ -141,7 +160,7 @@ def test_a_browser_sorts_the_table_and_the_page_fits_a_phone(pages, kind):
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_browser_draws_it(pages, tmp_path):
     shot = tmp_path / "shot.png"
-    done = browse(pages["two"], "--window-size=1200,1500", f"--screenshot={shot}")
+    done = browse(pages["two"], "--window-size=1200,2000", f"--screenshot={shot}")
     assert shot.exists(), done.stderr[-2000:]
     picture = cv2.imread(str(shot)).astype(int)
     blue, green, red = picture[..., 0], picture[..., 1], picture[..., 2]
