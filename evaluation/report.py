@@ -38,6 +38,7 @@ th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 td:first-child { max-width: 40vw; white-space: normal; overflow-wrap: anywhere; }
 h1, h3, th, p, figcaption { overflow-wrap: anywhere; } thead th { min-width: 4.5rem; }
+thead th:first-child { min-width: 6rem; } h2 ~ h3 { margin-top: 1rem; }
 thead th { position: sticky; top: 0; background: #fff; z-index: 1; white-space: normal; vertical-align: bottom; }
 thead th:first-child { z-index: 2; }
 td.best { font-weight: 700; }
@@ -98,7 +99,8 @@ def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path,
 <p>{first.sequences[0].task}: {len(first.sequences)} sequences, {len(first.objects)} objects, {frames} frames,
 ground truth {escape(str(truth.masks))}; shares in [0,1]</p>{"".join(missing)}
 <h2>All objects</h2>{_global_table(names, evaluations)}{_difference_table(names, comparisons)}
-<h2>Object by object</h2><p>A heading sorts by its column; a name leads to its sequence.</p>
+<h2>Object by object</h2><p>A heading sorts by its column; a name leads to its sequence.
+{f"Other results: J&amp;F more or less than {escape(names[0])}." * bool(comparisons)}</p>
 {_object_table(names, evaluations, comparisons)}
 <h2>Sequence by sequence</h2><p>J and F of every scored frame{", mean over the objects" if len(names) > 1 else ""};
 below them the {WORST_FRAMES} worst frames, which the dots mark. The yellow line on a result is the outline of the
@@ -131,9 +133,9 @@ def _difference_table(names: Sequence[str], comparisons: Sequence[Comparison]) -
         rows.append(f"<tr><td>{_key(colour)}{escape(name)}{cells}<td>{comparison.better} of "
                     f"{len(comparison.sequences)}")
     head = "".join(f"<th>{escape(metric)}<th>95 %" for metric in METRICS)
-    return (f"<h3>More than {escape(names[0])}</h3><p>Mean over all objects ± standard error over sequences; 95 % of "
-            f"the means of {RESAMPLES} bootstrap samples of sequences.</p><div class=wide><table><thead><tr><th>Results"
-            f"{head}<th>better in</thead><tbody>{''.join(rows)}</tbody></table></div>")
+    return (f"<h3>Differences from {escape(names[0])}</h3><p>Mean over all objects ± standard error over sequences; "
+            f"95 % of the means of {RESAMPLES} bootstrap samples of sequences.</p><div class=wide><table>"
+            f"<thead><tr><th>Results{head}<th>better in</thead><tbody>{''.join(rows)}</tbody></table></div>")
 
 
 def _object_table(names: Sequence[str], evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -> str:

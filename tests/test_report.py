@@ -103,7 +103,7 @@ def test_nine_results_are_told_apart_by_what_differs(pages):
     body = found.text[found.text.index("All objects"):]
     assert "a_run_with" not in body, "what all names share is left out"
     assert len({element["style"] for element in found.all("span")}) == 9, "a colour each"
-    assert body.count(" ± ") == 8 * 3 + 1 and "More than 0" in body
+    assert body.count(" ± ") == 8 * 3 + 1 and "Differences from 0" in body
 
 
 def test_curves_have_gaps_where_nothing_is_scored_and_pictures_show_the_frame(pages, tmp_path):
