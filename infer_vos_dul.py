@@ -22,20 +22,21 @@ import hashlib
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from datasets.evaluation_video import read_video
+from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
 from datasets.video import result_name
-from inference.own_video import Outputs, read_job, run_job, save_frame
-from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
+from inference.own_video import read_job, save_frame, split_mask_word
+from inference.pipeline import Job
+from inference.results import PRODUCTS, ResultFolder
+from inference.run import Preparation, Run, Task
+from inference.two_way import digest
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
@@ -44,7 +45,6 @@ from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, S
 from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
-from utils.iterators import batches
 from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
@@ -83,10 +83,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="bound of what features kept and their search take, such as 1.5GB")
     add("--adapt", type=int, default=0, metavar="N",
         help="first train the model on each video's own frames for N steps, such as 20 (default: not at all)")
-    add("--no-overlay", action="store_true", help="write masks only")
+    add("--write", nargs="+", action="extend", choices=PRODUCTS, metavar="WHAT",
+        help=f"beside the masks: {', '.join(PRODUCTS)} (default: overlays of a list; video, sheet and confidence of a "
+        "--video)")
+    add("--confidence-maps", action="store_true", help="add maps to what is written")
+    add("--no-overlay", action="store_true", help="write no overlays, video and sheet")
     add("--palette", default="davis", choices=PALETTES, help="colours of overlays (default %(default)s)")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--continue", action="store_true", dest="keep_finished", help="skip finished sequences")
+    existing.add_argument("--continue", action="store_true", dest="keep_finished",
+                          help="skip finished sequences, and go on with a --video where it ended")
     existing.add_argument("--overwrite", action="store_true", help="remove results of the same frames first")
     own = parser.add_argument_group("a video of your own (--video)").add_argument
     own("--mask", nargs="+", action="extend", metavar="[FRAME=]FILE",
@@ -94,7 +99,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     own("--backward", action="store_true", help="also carry masks from the last one given to the start")
     own("--fps", type=float, metavar="RATE", help="of the overlay of a folder of pictures (default 24)")
     own("--save-frame", type=int, metavar="N", help="only write frame N (from 0) as PNG, to paint a mask on")
-    own("--confidence-maps", action="store_true", help="write heat maps of the confidence")
     return parser.parse_args(argv)
 
 
@@ -121,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 def refuse_contradictions(args: argparse.Namespace) -> None:
     """`UserError` for options that only make sense with the other kind of input."""
     own = {"--mask": args.mask, "--backward": args.backward, "--fps": args.fps is not None,
-           "--confidence-maps": args.confidence_maps, "--save-frame": args.save_frame is not None}
+           "--save-frame": args.save_frame is not None}
     stray = [name for name, given in own.items() if given]
     if args.infer_list and stray:
         raise UserError(f"{', '.join(stray)} belong to --video, and --infer-list is given; a list names its own masks")
@@ -132,8 +136,6 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
     if args.video and not args.mask and args.save_frame is None:
         raise UserError("--video needs --mask FILE, the objects of its first frame; --save-frame 0 writes that frame "
                         "as PNG to paint them on")
-    if args.video and args.keep_finished:
-        raise UserError("--continue skips finished sequences of a list; a single --video starts anew: give --overwrite")
     if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("torchrun splits the sequences of an --infer-list; a single --video takes one process")
     if args.adapt < 0:
@@ -142,8 +144,7 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
         raise UserError(f"--fps is a number above 0 and at most 1000; it is {args.fps}")
 
 
-def propagators(args: argparse.Namespace, settings: Settings, device: torch.device,
-                clock: StageClock) -> Callable[[Iterable[np.ndarray], int], Callable[[], VideoPropagator]]:
+def preparation(args: argparse.Namespace, settings: Settings, device: torch.device, clock: StageClock) -> Preparation:
     """Load the model; returns what takes a video's frames and their number to what makes propagators for it."""
     model = load_model(args.resume, device)
     build = functools.partial(build_propagator, settings=settings.TEST, method=args.propagation,
@@ -169,76 +170,82 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
     """One video and the masks given of it."""
     job = read_job(args.video, args.mask, backward=args.backward, rate=args.fps)
     clock = StageClock(device)
-    propagators_for = propagators(args, settings, device, clock)
-    outputs = Outputs(own_output(args), settings.TEST.KEY, job.video, palette=args.palette,
-                      pictures=not args.no_overlay, maps=args.confidence_maps)
-    outputs.claim(describe(args, settings, device), overwrite=args.overwrite)
+    prepare, name = preparation(args, settings, device, clock), job.video.name
+    results = ResultFolder(own_output(args), settings.TEST.KEY)
+    source = {"video": str(job.video.path.resolve()), "size": list(job.video.size), "backward": job.backward,
+              "masks": {str(number): digest(mask) for number, mask in job.masks.items()}}
+    files = results.sequence(name, job.video.names, products(args), source, alone=True)
     given = "; ".join(f"frame {number} has objects {', '.join(map(str, object_ids(mask)))}"
                       for number, mask in job.masks.items())
     logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
                 settings.TEST.KEY, device, args.precision)
-    new_propagator = propagators_for(job.video.frames(), len(job.video))
-    status = run_job(job, new_propagator, outputs, device=device, clock=clock,
-                     batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
-    logger.info("%s; masks are in %s, the rest in %s", clock.shares(), outputs.masks.masks, outputs.folder)
+    inputs = [job.video.path, *(file for _, file in map(split_mask_word, args.mask)), *common_inputs(args)]
+    record = describe(args, settings, device)
+    with results.claim([files], record, inputs=inputs, keep=args.keep_finished, overwrite=args.overwrite) as todo:
+        if not todo:
+            logger.info("all %d frames are finished; nothing is left to do", len(job.video))
+        tasks = [Task(job, range(len(job.video)), files) for files in todo]
+        status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
+                     palette=args.palette, resumable=True)(tasks)
+    logger.info("masks are in %s, the rest in %s", files.masks, files.rest)
     return status
 
 
-def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
+def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
     """The sequences of a list, shared by the processes."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = settings.DATASET.ROOT
-    sequences = read_evaluation_list(find_list(args.infer_list, root), root)
+    path = find_list(args.infer_list, root)
+    sequences = read_evaluation_list(path, root)
     clock = StageClock(device)
-    propagators_for = propagators(args, settings, device, clock)
-    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY, overlays=not args.no_overlay, palette=args.palette)
+    prepare = preparation(args, settings, device, clock)
+    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY)
     share = split_by_length(sequences, processes)[rank]
-    if args.keep_finished:
-        share = [sequence for sequence in share if not results.is_complete(sequence.name, saved_frames(sequence))]
-    results.claim({sequence.name: saved_frames(sequence) for sequence in share}, describe(args, settings, device),
-                  keep=args.keep_finished, overwrite=args.overwrite)
+    tasks = {}
+    for sequence in share:
+        video = ListedVideo(sequence)
+        files = results.sequence(sequence.name, [video.names[number] for number in video.saved], products(args),
+                                 {"frames": str(video.path.resolve())})
+        tasks[files.masks] = Task(Job(video, video.masks, correct=False), video.saved, files)
+    inputs = [path, *common_inputs(args), *(file for sequence in share for frame in sequence.frames
+                                            for file in (frame.image, frame.mask))]
+    record = describe(args, settings, device)
+    with results.claim([task.files for task in tasks.values()], record, inputs=inputs, keep=args.keep_finished,
+                       overwrite=args.overwrite) as todo:
+        logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features "
+                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(sequences), args.infer_list, root,
+                    sum(len(tasks[files.masks].job.video) for files in todo), rank + 1, processes, settings.TEST.KEY,
+                    size_in_words(settings), device, args.precision, args.seed)
+        status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
+                     palette=args.palette, place=rank)([tasks[files.masks] for files in todo])
+    logger.info("masks are in %s", results.masks)
+    return status
 
-    frames = sum(len(sequence.frames) for sequence in share)
-    logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features at "
-                "%s, %s, %s, seed %d", args.exp, args.run, len(share), len(sequences), args.infer_list, root, frames,
-                rank + 1, processes, settings.TEST.KEY, size_in_words(settings), device, args.precision, args.seed)
-    batch_size = encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE)
-    start = time.perf_counter()
-    with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
-          tqdm(total=frames, unit="frame", position=rank, disable=not frames) as bar):
-        for sequence in share:
-            bar.set_postfix_str(sequence.name)
-            new_propagator = propagators_for((frame.image for frame in read_video(sequence)), len(sequence.frames))
-            infer_sequence(sequence, new_propagator(), results, writer, clock, batch_size, bar)
-    seconds = time.perf_counter() - start
-    logger.info("%d frames in %.1f s: %.2f frames/s (%s); masks are in %s", frames, seconds, frames / seconds,
-                clock.shares(), results.masks)
+
+def products(args: argparse.Namespace) -> list[str]:
+    """What is written beside the masks, by the options."""
+    wanted = set(args.write or (("video", "sheet", "confidence") if args.video else ("overlays",)))
+    if args.confidence_maps:
+        wanted.add("maps")
+    if args.no_overlay:
+        wanted -= {"overlays", "video", "sheet"}
+    return sorted(wanted)
+
+
+def common_inputs(args: argparse.Namespace) -> list[Path]:
+    """Files that every run reads."""
+    return [Path(args.resume), Path(args.cfg)]
+
+
+def batch_size(settings: Settings, device: torch.device) -> int:
+    """Frames encoded at once."""
+    return encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE)
 
 
 def size_in_words(settings: Settings) -> str:
     """The size of frames inside."""
     width, height = settings.TEST.INFER_WH
     return f"{width}x{height}" if width else f"a short side of {settings.TEST.INPUT_SIZE}"
-
-
-def infer_sequence(sequence: EvaluationSequence, propagator: VideoPropagator, results: ResultFolder,
-                   writer: BackgroundWriter, clock: StageClock, batch_size: int, bar: tqdm) -> None:
-    """Predict and write one sequence; frames are decoded before and written after by other threads."""
-    for batch in clock.waiting("decode", batches(read_video(sequence, ahead=2 * batch_size + 4), batch_size)):
-        with clock.stage("encode"):
-            features = propagator.encode([frame.image for frame in batch])
-        for frame, feature in zip(batch, features):
-            with clock.stage("propagate"):
-                mask = propagator.index_mask(propagator.predict(feature, frame.mask), frame.image)
-            if frame.save:
-                with clock.stage("write"):
-                    writer.submit(results.write, sequence.name, frame.name, frame.image, mask)
-            bar.update()
-
-
-def saved_frames(sequence: EvaluationSequence) -> list[str]:
-    """Names of the frames whose results are written."""
-    return [frame.image.stem for frame in sequence.frames if frame.save]
 
 
 def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> list[list[EvaluationSequence]]:

@@ -29,9 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from benchmarks.baselines.propagation import propagate_plainly
 from benchmarks.common import alone, network, peak_memory
+from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationFrame, EvaluationSequence
-from infer_vos_dul import infer_sequence
-from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, ResultFolder
+from inference.outputs import Outputs
+from inference.pipeline import Job, Pass, merged
+from inference.results import ResultFolder
 from models.colornet import Branches
 from models.label_propagation import context_gaps
 from models.neighbours import Carried, NeighbourPropagation
@@ -115,20 +117,25 @@ def make_propagator(args: argparse.Namespace, method: str) -> VideoPropagator:
 def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: str, ends: list[int]) -> list[dict]:
     """Infer a sequence in one go; for each part up to a frame of `ends`: ms a frame by stage, peak memory so far."""
     device, report, start = resolve_device(args.device), [], 0
-    propagator = make_propagator(args, method)
-    model_memory = peak_memory(device)
+    propagator, clock, video = make_propagator(args, method), StageClock(device), ListedVideo(sequence)
+    model_memory, job = peak_memory(device), Job(video, video.masks, correct=False)
     with tempfile.TemporaryDirectory() as out:
-        results = ResultFolder(out, "merge", overlays=True)
-        for end in ends:
-            clock, part, busy = StageClock(device), sequence.frames[start:end], time.process_time()
-            with (BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer,
-                  tqdm(total=len(part), desc=method) as bar):
-                infer_sequence(sequence._replace(frames=part), propagator, results, writer, clock,
-                               encoder_batch(device, args.infer_wh, 0), bar)
-            report.append({stage: 1000 * clock.seconds[stage] / len(part) for stage in STAGES}
-                          | {"processor": 1000 * (time.process_time() - busy) / len(part), "frames": end,
-                             "peak": peak_memory(device), "model": model_memory})
-            start = end
+        files = ResultFolder(out, "merge").sequence("drawn", video.names, ["overlays"], {})
+        forward, busy = Pass(job, batch_size=encoder_batch(device, args.infer_wh, 0)), time.process_time()
+        with Outputs(files, video) as outputs, tqdm(total=len(video), desc=method) as bar:
+            for end, result in enumerate(merged(job, forward, None, propagator, device=device, clock=clock), start=1):
+                with clock.stage("propagate"):
+                    result.mask  # noqa: B018 (made here, so that it counts here)
+                with clock.stage("write"):
+                    outputs.write(result)
+                bar.update()
+                if end in ends:
+                    count = end - start
+                    report.append({stage: 1000 * clock.seconds[stage] / count for stage in STAGES}
+                                  | {"processor": 1000 * (time.process_time() - busy) / count, "frames": end,
+                                     "peak": peak_memory(device), "model": model_memory})
+                    clock.seconds.clear()
+                    start, busy = end, time.process_time()
     return report
 
 

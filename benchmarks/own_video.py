@@ -22,19 +22,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.common import alone, network, peak_memory, width_and_height
-from inference.own_video import Job, Outputs, Shown, read_job, run_job
+from inference.outputs import Outputs
+from inference.own_video import read_job
+from inference.pipeline import Job, Pass, merged
+from inference.results import ResultFolder
 from inference.writer import VideoWriter
-from models.propagation import VideoPropagator, build_propagator, encoder_batch
+from models.propagation import build_propagator, encoder_batch
 from utils.config import load_settings
 from utils.device import resolve_device
 from utils.errors import run_script
 from utils.masks import write_mask
-from utils.timing import StageClock
 
 CONTEXT = 21
 
@@ -95,44 +96,39 @@ def draw_video(folder: Path, length: int, size: tuple[int, int], objects: int) -
     return folder / "clip.mp4"
 
 
-class Watched(Outputs):
-    """Outputs that note when each frame came, and the memory of the device then."""
-
-    def __init__(self, *arguments, device: torch.device, **options):
-        super().__init__(*arguments, **options)
-        self.device, self.times, self.peaks = device, [], []
-
-    def write(self, shown: Shown) -> None:
-        """See `Outputs`."""
-        super().write(shown)
-        self.times.append(time.perf_counter())
-        self.peaks.append(peak_memory(self.device))
-
-
-def run(job: Job, args: argparse.Namespace) -> Watched:
-    """The whole command's work on a job."""
+def run(job: Job, args: argparse.Namespace) -> list[tuple[float, float]]:
+    """The whole command's work on a job; when each frame had come [s], and the peak memory then [MB]."""
     device, settings = resolve_device(args.device), load_settings(overrides=[
         "TEST.INFER_WH", "[0,0]", "TEST.INPUT_SIZE", str(args.input_size)])
     model = network(args.model, args.model_size, device)
-    new_propagator: functools.partial[VideoPropagator] = functools.partial(build_propagator, model, settings.TEST)
-    outputs = Watched(job.video.path.parent / "out", "merge", job.video, palette="davis", pictures=True, maps=False,
-                      device=device)
-    outputs.claim({"method": {}}, overwrite=True)
-    run_job(job, new_propagator, outputs, device=device, clock=StageClock(device),
-            batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
-    return outputs
+    new_propagator = functools.partial(build_propagator, model, settings.TEST)
+    files = ResultFolder(job.video.path.parent / "out", "merge").sequence(
+        "clip", job.video.names, ["video", "sheet", "confidence"], {}, alone=True)
+    batch_size = encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE)
+    passes = {backward: Pass(job, backward=backward, batch_size=batch_size,
+                             folder=files.passes / str(backward)) for backward in {False, job.backward}}
+    if job.backward:
+        for _ in passes[True].carry(new_propagator()):
+            pass
+    seen = []
+    with Outputs(files, job.video) as outputs:
+        for result in merged(job, passes[False], passes.get(True), new_propagator(), device=device):
+            outputs.write(result)
+            seen.append((time.perf_counter(), peak_memory(device)))
+    return seen
 
 
 def milliseconds(clip: Path, args: argparse.Namespace) -> float:
     """Of a frame once the context is full."""
-    times = run(read_job(str(clip), [str(clip.parent / "0.png")], backward=False, rate=None), args).times
+    times = [seen[0] for seen in run(read_job(str(clip), [str(clip.parent / "0.png")], backward=False, rate=None),
+                                     args)]
     return 1000 * (times[-1] - times[CONTEXT - 1]) / (len(times) - CONTEXT)
 
 
 def memory_over_time(clip: Path, args: argparse.Namespace) -> list[tuple[int, float]]:
     """(frames done, peak MB of the process so far); the backward pass comes before the first."""
     masks = [f"{t}={clip.parent / f'{t}.png'}" for t in (0, args.length - 1)]
-    peaks = run(read_job(str(clip), masks, backward=True, rate=None), args).peaks
+    peaks = [seen[1] for seen in run(read_job(str(clip), masks, backward=True, rate=None), args)]
     ends = sorted({end for end in (1, 50, 100, 200, 500, 1000, 2000, args.length) if end <= args.length})
     return [(end, peaks[end - 1]) for end in ends]
 

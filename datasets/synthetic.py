@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 
 from utils.masks import write_mask
+from utils.overlay import write_jpeg
+
+JPEG_QUALITY = 92
 
 
 class Clip(NamedTuple):
@@ -79,13 +82,7 @@ def write_video(folder: Path, frames: np.ndarray) -> None:
     """Write frames uint8 RGB [T,H,W,3] as `folder/00000.jpg`, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     for t, frame in enumerate(frames):
-        write_jpeg(folder / f"{t:05d}.jpg", frame)
-
-
-def write_jpeg(path: Path, frame: np.ndarray) -> None:
-    """Write a uint8 RGB [H,W,3] picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+        write_jpeg(folder / f"{t:05d}.jpg", frame, JPEG_QUALITY, sync=False)
 
 
 def write_davis(root: Path, clips: dict[str, Clip], subset: str = "val") -> None:

@@ -1,8 +1,11 @@
-"""Both directions of time: predictions of a backward pass kept on disk, and blended with those of the forward pass."""
+"""Both directions of time: predictions of a pass kept on disk, and those of two passes blended."""
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +13,85 @@ import torch
 from torch import Tensor
 
 from models.propagation import Prediction
+from utils.errors import UserError
+from utils.files import replacing
 
 
-class PredictionSpool:
-    """Keeps the predictions of many frames in a nameless temporary file, in half precision, so that memory stays free.
+class PredictionStore:
+    """Keeps the predictions of a pass in a folder, a file a frame, to the last bit; memory stays free.
 
     Args:
-        folder: where the file lies; about 4*M*h*w bytes a frame. It is gone with this object or the process.
+        folder: is made where it is not there. A frame takes about 4*M*h*w bytes, less where objects are small.
     """
 
     def __init__(self, folder: str | Path):
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this object)
-        self._entries: dict[int, tuple[int, tuple[int, ...], torch.Size]] = {}  # offset, ids, shape of each frame
+        self._folder = Path(folder)
 
-    def put(self, frame: int, prediction: Prediction) -> None:
-        """Keep a frame's labels and similarities; what was given is not kept."""
-        values = torch.stack([prediction.labels, prediction.similarity]).half().cpu()  # [2,M,h,w]
-        self._entries[frame] = (self._file.seek(0, 2), prediction.ids, values.shape)
-        self._file.write(values.numpy().tobytes())
+    def known(self, order: Sequence[int], masks: Mapping[int, np.ndarray]) -> int:
+        """How many frames of `order` have predictions that come from `masks`; what else is kept is no longer.
 
-    def get(self, frame: int, device: torch.device | str = "cpu") -> Prediction:
-        """A kept prediction, float32 on `device`; `KeyError` for a frame that was not put."""
-        offset, ids, shape = self._entries[frame]
-        self._file.seek(offset)
-        values = np.frombuffer(self._file.read(2 * shape.numel()), np.float16).reshape(shape)
-        labels, similarity = torch.from_numpy(values.astype(np.float32)).to(device)
-        return Prediction(ids, labels, similarity)
+        From now on the folder is that of these masks.
+        """
+        given = {str(number): digest(mask) for number, mask in masks.items()}
+        record = self._folder / "given.json"
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if before is None:
+            count = 0
+        else:
+            changed = [int(number) for number in {*before, *given} if before.get(number) != given.get(number)]
+            count = min([len(order), *(max((number - order[0]) * (1 if order[-1] >= order[0] else -1), 0)
+                                       for number in changed)])
+        count = next((place for place, number in enumerate(order[:count]) if not self._is_whole(number)), count)
+        for number in order[count:]:
+            self._file(number).unlink(missing_ok=True)
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(given), encoding="utf-8")
+        return count
+
+    def put(self, frame: int, prediction: Prediction, basis: int) -> None:
+        """Keep a frame's prediction, and the `basis_frame` of the propagator that made it."""
+        with replacing(self._file(frame), sync=False) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, basis=basis, **{name: np.array(getattr(prediction, name), np.uint8)
+                                                      for name in ("ids", "named")},
+                                **{name: getattr(prediction, name).cpu().numpy() for name in ("labels", "similarity")})
+
+    def get(self, frame: int, device: torch.device | str = "cpu", given: np.ndarray | None = None) -> Prediction:
+        """A kept prediction on `device`, with the mask `given` of this frame; `UserError` where it was not put."""
+        kept = self._read(frame)
+        labels, similarity = (torch.from_numpy(kept[name]).to(device) for name in ("labels", "similarity"))
+        named = tuple(kept["named"].tolist())
+        return Prediction(tuple(kept["ids"].tolist()), labels, similarity, given if named else None, named)
+
+    def basis(self, frame: int) -> int:
+        """The `basis` that was put with a frame."""
+        return int(self._read(frame)["basis"])
+
+    def _read(self, frame: int) -> dict[str, np.ndarray]:
+        file = self._file(frame)
+        try:
+            with np.load(file) as kept:
+                return dict(kept)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+            raise UserError(f"{file} is needed to go on, and cannot be read ({error}); give --overwrite to start "
+                            "anew") from error
+
+    def _is_whole(self, frame: int) -> bool:
+        try:
+            self._read(frame)
+        except UserError:
+            return False
+        return True
+
+    def _file(self, frame: int) -> Path:
+        return self._folder / f"{frame}.npz"
+
+
+def digest(mask: np.ndarray) -> str:
+    """Tells masks apart."""
+    return hashlib.sha256(repr(mask.shape).encode() + np.ascontiguousarray(mask).tobytes()).hexdigest()
 
 
 def blend(forward: Prediction, backward: Prediction, share: float) -> Prediction:

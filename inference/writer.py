@@ -1,110 +1,24 @@
-"""Results on disk: masks to `<key>_vos`, pictures to `<key>_vis`, written by threads behind a bounded queue."""
+"""Writing videos, and writing anything by threads behind a bounded queue."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from datasets.video_file import BT709, RGB
 from inference.sound import SoundTrack
-from utils.errors import UserError
-from utils.files import replacing
-from utils.masks import read_mask, write_mask
-from utils.overlay import overlay
 
-OVERLAY_QUALITY = 90  # JPEG
 WRITING_THREADS = min(4, os.cpu_count() or 1)
 WRITING_DEPTH = 16  # results that may wait for the disk
-
-
-class ResultFolder:
-    """The files of a run: `<root>/<key>_vos/<sequence>/<frame>.png`, and `<root>/<key>_vis/<sequence>/<frame>.jpg`.
-
-    Args:
-        root: the folder that `--mask-output-dir` names.
-        key: the feature, "color", "cls" or "merge".
-        overlays: whether overlays belong to the results.
-        palette: of the overlays.
-    """
-
-    def __init__(self, root: str | Path, key: str, *, overlays: bool, palette: str = "davis"):
-        self.masks, self.pictures = Path(root) / f"{key}_vos", Path(root) / f"{key}_vis"
-        self.overlays, self.palette = overlays, palette
-
-    def write(self, sequence: str, frame: str, image: np.ndarray, mask: np.ndarray) -> None:
-        """Write a frame's results from its picture, uint8 RGB [H,W,3], and mask, uint8 [H,W]; the mask comes last."""
-        if self.overlays:
-            write_jpeg(self._picture(sequence, frame), overlay(image, mask, palette=self.palette), OVERLAY_QUALITY)
-        write_mask(self._mask(sequence, frame), mask)
-
-    def is_complete(self, sequence: str, frames: Iterable[str]) -> bool:
-        """Whether every one of `frames` has a mask that can be read and, where they belong, an overlay."""
-        return all(self._has_mask(sequence, frame) and (not self.overlays or self._picture(sequence, frame).is_file())
-                   for frame in frames)
-
-    def claim(self, frames: dict[str, list[str]], record: dict[str, Any], *, keep: bool, overwrite: bool) -> None:
-        """Make room for the results of `frames` (names by sequence) and put `record` into `<key>_vos/run.json`.
-
-        Nothing is lost unasked: results that are there already are a `UserError` unless `keep` (they are replaced one
-        by one) or `overwrite` (they are removed first), and so is, unless `overwrite`, a folder whose masks were made
-        by another `record["method"]`.
-        """
-        existing = [path for sequence, names in frames.items() for name in names
-                    for path in (self._mask(sequence, name), self._picture(sequence, name)) if path.exists()]
-        if existing and not keep and not overwrite:
-            raise UserError(f"results are not overwritten unasked, and {existing[0]} exists; give --continue to keep "
-                            "finished sequences, --overwrite to replace them, or another --mask-output-dir")
-        path = self.masks / "run.json"
-        if path.exists() and not overwrite:
-            self._refuse_other_method(path, record["method"])
-        if overwrite:  # a --continue after this run must not take an old file for a new one
-            for old in existing:
-                old.unlink()
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    @staticmethod
-    def _refuse_other_method(path: Path, method: dict[str, Any]) -> None:
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))["method"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not say how the masks beside it were made ({error!r}); give --overwrite or "
-                            "another --mask-output-dir") from error
-        changed = [f"{key} {before.get(key)} -> {value}" for key, value in method.items() if before.get(key) != value]
-        if changed:
-            raise UserError(f"masks of one folder come from one method, and {path} was made with another "
-                            f"({'; '.join(changed)}); give --overwrite or another --mask-output-dir")
-
-    def _has_mask(self, sequence: str, frame: str) -> bool:
-        try:
-            read_mask(self._mask(sequence, frame))
-        except UserError:
-            return False
-        return True
-
-    def _mask(self, sequence: str, frame: str) -> Path:
-        return self.masks / sequence / f"{frame}.png"
-
-    def _picture(self, sequence: str, frame: str) -> Path:
-        return self.pictures / sequence / f"{frame}.jpg"
-
-
-def write_jpeg(path: Path, picture: np.ndarray, quality: int = 95) -> None:
-    """Write uint8 RGB [H,W,3] as JPEG; the file is whole or not there."""
-    with replacing(path) as temporary:
-        data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        temporary.write_bytes(data.tobytes())
 
 
 class Encoding(NamedTuple):

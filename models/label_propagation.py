@@ -5,7 +5,7 @@ M classes: channel 0 is the background, each further one an object; [h,w] is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,43 @@ class LabelPropagator:
         self._history.pop(self._frame - max(self._gaps), None)
         self._frame += 1
         return labels, similarity
+
+    @property
+    def basis_frame(self) -> int:
+        """The frame whose features the bounds of the search rest on; it changes in the course of a video."""
+        return max(self._frame - 1 - self._history[self._frame - 1].features.store.age, 0)
+
+    def reach(self, frames: int) -> range:
+        """Which of the first `frames` frames are in reach of the gaps for the next one."""
+        return range(max(frames - max(self._gaps), 0), frames)
+
+    def recall(self, frames: int, features: Mapping[int, Tensor], labels: Callable[[int], Tensor],
+               given: Mapping[int, Sequence[int]], basis: int) -> None:
+        """Stand where `step` left off after `frames` frames.
+
+        Args:
+            frames: how many.
+            features: [C,h,w] by frame: those in reach, those of `given`, and `basis`, the `basis_frame` of then.
+            labels: a frame to what `step` had returned, [M,h,w].
+            given: the classes that labels were given of, by frame.
+            basis: see `features`.
+        """
+        self.reset()
+        anchor = self._neighbours.prepare(features[basis])  # the first frame of a store gives it its basis
+        references: list[tuple[int, ...]] = []
+        for frame in sorted({*given, *self.reach(frames)}):
+            memory = Memory(self._neighbours.prepare(features[frame]), labels(frame))
+            if frame in given:
+                classes, known = given[frame], len(references)
+                classes = [0, *classes] if min(classes) < known else classes  # as in `_with_given`
+                references += [()] * (len(memory.labels) - known)
+                references = [own + (frame,) * (i in classes) for i, own in enumerate(references)]
+                self._given[frame] = memory
+            if frame in self.reach(frames):
+                self._history[frame] = memory
+        self._refer(references, memory.labels.device)
+        self._frame = frames
+        anchor.store.age = frames - 1 - basis
 
     def delete(self, classes: Sequence[int]) -> None:
         """Forget classes other than 0; in all frames kept the background takes their labels. Later ones move up."""

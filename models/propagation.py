@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -143,14 +143,42 @@ class VideoPropagator:
         self._check_mask(mask, self._frame_shape)
         if mask is None:
             return Prediction(tuple(self._ids), *self._labels.step(features))
-        first, found = not self._ids, object_ids(np.ascontiguousarray(mask))
-        named = found if correct and not first else sorted({0, *found} - set(self._ids))
-        ids = self._ids + [i for i in named if i not in self._ids]
+        first = not self._ids
+        named, ids = _taken(mask, self._ids, correct)
         given = self._soft_labels(mask, named, features.shape[1:]) if named else None
         labels, similarity = self._labels.step(features, given, [ids.index(i) for i in named])
         self._ids = ids
         certain = mask if first or correct else None
         return Prediction(tuple(ids), labels, similarity, certain, tuple(named) if certain is not None else ())
+
+    @property
+    def basis_frame(self) -> int:
+        """What `recall` wants to know of the frames so far."""
+        return self._labels.basis_frame
+
+    def reach(self, frames: int) -> range:
+        """Which of the first `frames` frames the next one is compared with, besides those with masks."""
+        return self._labels.reach(frames)
+
+    @torch.inference_mode()
+    def recall(self, frames: int, features: Mapping[int, Tensor], prediction: Callable[[int], Prediction],
+               masks: Mapping[int, np.ndarray], basis: int, *, correct: bool = False) -> None:
+        """Stand where `predict` left off after the first `frames` frames of a video, to the last bit.
+
+        Args:
+            frames: how many.
+            features: by frame, from `encode`: those in `reach`, those with masks, and `basis`.
+            prediction: a frame to what `predict` had returned.
+            masks: by frame, all that `predict` was given, with `correct`.
+            basis: `basis_frame` as it was after these frames.
+        """
+        ids, given = [], {}
+        for frame in sorted(masks):
+            named, ids = _taken(masks[frame], ids, correct)
+            if named:
+                given[frame] = [ids.index(i) for i in named]
+        self._labels.recall(frames, features, lambda frame: prediction(frame).labels, given, basis)
+        self._ids = ids
 
     @torch.inference_mode()
     def index_mask(self, prediction: Prediction, frame: np.ndarray) -> np.ndarray:
@@ -200,6 +228,13 @@ class VideoPropagator:
             index = F.interpolate(index[None, None].float(), tuple(shape), mode="nearest-exact")[0, 0]
             return torch.stack([index == i for i in ids]).float()
         return torch.cat([resize((index == i)[None].float(), shape, self._align_corners) for i in ids])
+
+
+def _taken(mask: np.ndarray, known: Sequence[int], correct: bool) -> tuple[list[int], list[int]]:
+    """The ids that a mask gives where others are `known`, and all that are known then."""
+    found = object_ids(np.ascontiguousarray(mask))
+    named = found if correct and known else sorted({0, *found} - set(known))
+    return named, [*known, *(i for i in named if i not in known)]
 
 
 def _kind(value: object) -> str:

@@ -19,7 +19,8 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.own_video import open_video
-from inference.own_video import backward_share, read_job
+from inference.own_video import read_job
+from inference.pipeline import backward_share
 from inference.writer import VideoWriter
 from models import load_model
 from models.propagation import build_propagator
@@ -102,7 +103,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def test_everything_is_written(root, tmp_path):
     run(root, tmp_path, "--mask", root / "00000.png", "--confidence-maps", video="clip.mp4")
     assert [path.name for path in sorted((tmp_path / "merge_vos/clip").iterdir())] == [
-        f"{t:05d}.png" for t in range(LENGTH)]
+        *(f"{t:05d}.png" for t in range(LENGTH)), "run.json"]
     assert Image.open(tmp_path / "merge_vos/clip/00003.png").mode == "P"
     overlay = open_video(tmp_path / "merge_vis/overlay.mp4")
     assert (len(overlay), overlay.size, overlay.rate) == (LENGTH, (W, H), 25)
@@ -253,7 +254,10 @@ def test_an_error_on_the_way_leaves_no_overlay(root, tmp_path):
     (tmp_path / "frames/5.png").write_bytes(whole[:len(whole) // 2])
     with pytest.raises(UserError, match=r"5\.png cannot be read as a picture"):
         run(root, tmp_path / "out", "--mask", root / "00000.png", "--video", tmp_path / "frames")
-    assert not list((tmp_path / "out/merge_vis").iterdir())
+    assert [path.name for path in (tmp_path / "out/merge_vis").iterdir()] == [".frames.passes"], "no half overlay"
+    (tmp_path / "frames/5.png").write_bytes(whole)
+    assert len(run(root, tmp_path / "out", "--mask", root / "00000.png", "--video", tmp_path / "frames",
+                   "--continue")) == 8
 
 
 def mask_file(name: str, mask: np.ndarray):
@@ -270,7 +274,6 @@ REFUSED = {  # more words, what makes files in the folder {tmp}, message
     "mask beyond the end": (["--mask", "{root}/00000.png", "12={root}/00001.png"], None, r"12=.*last frame 11"),
     "first mask is later": (["--mask", "3={root}/00003.png"], None, r"frame 3.*--backward"),
     "nothing to go back from": (["--mask", "{root}/00000.png", "--backward"], None, "--backward.*frame 0"),
-    "continue": (["--mask", "{root}/00000.png", "--continue"], None, "--continue.*--overwrite"),
     "rate of a file": (["--mask", "{root}/00000.png", "--video", "{root}/clip.mp4", "--fps", "5"], None, "--fps"),
     "negative rate": (["--mask", "{root}/00000.png", "--fps", "-5"], None, "--fps is a number above 0"),
     "not a video": (["--mask", "{root}/00000.png", "--video", "{root}/model.pkl"], None, r"model\.pkl cannot be"),
@@ -294,7 +297,7 @@ def test_mistakes_are_refused_before_any_work(root, tmp_path, case):
 
 def test_options_of_the_other_kind_of_input_are_refused(root, tmp_path):
     common = ["--resume", str(root / "model.pkl"), "--mask-output-dir", str(tmp_path / "out")]
-    for option in (["--mask", "a.png"], ["--backward"], ["--fps", "3"], ["--confidence-maps"]):
+    for option in (["--mask", "a.png"], ["--backward"], ["--fps", "3"]):
         with pytest.raises(UserError, match=f"{option[0]} belong to --video"):
             infer_vos_dul.main([*common, "--infer-list", "x", *option])
     with pytest.raises(UserError, match="--infer-list needs --mask-output-dir FOLDER and --resume MODEL"):

@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock
 
 import infer_vos_dul
 import trainColorNetDUL_benchmark as training
-from datasets.synthetic import make_clip, write_jpeg
+from datasets.synthetic import make_clip
 from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders
 from losses.color import attend_by_products, attend_fused
 from losses.objective import Losses, refuse_non_finite
@@ -24,6 +24,7 @@ from training.recompute import recompute_in_backward
 from training.schedule import learning_rate
 from utils.config import load_settings, load_train_config
 from utils.errors import UserError
+from utils.overlay import write_jpeg
 from utils.version import VERSION
 
 pytestmark = pytest.mark.usefixtures("restored_process")

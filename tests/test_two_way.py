@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import resource
 
+import numpy as np
 import pytest
 import torch
 
 from inference.confidence import FOUND_ABOVE, LOST_BELOW, Confidence, LostWatch, confidence_map, confidences
-from inference.two_way import PredictionSpool, blend
+from inference.two_way import PredictionStore, blend
 from models.propagation import Prediction
+from utils.errors import UserError
 
 
 def prediction(ids: tuple[int, ...], labels: list, similarity: float = 0.5) -> Prediction:
@@ -19,29 +20,59 @@ def prediction(ids: tuple[int, ...], labels: list, similarity: float = 0.5) -> P
     return Prediction(ids, maps, torch.full_like(maps, similarity))
 
 
-def test_what_is_put_is_got_back_to_half_precision(tmp_path):
-    spool = PredictionSpool(tmp_path)
-    kept = {7: prediction((0, 3), [[0.25, 1], [0.75, 0]]), 6: prediction((0, 3, 9), [[0.1, 1], [0.9, 0], [0, 0]], 0.9)}
+def test_what_is_put_is_got_back_to_the_last_bit(tmp_path):
+    store, mask = PredictionStore(tmp_path), np.ones((2, 2), np.uint8)
+    kept = {7: prediction((0, 3), [[0.1, 1], [0.9, 0]]), 6: prediction((0, 3, 9), [[0.1, 1], [0.9, 0], [0, 0]], 0.9)}
+    store.put(7, kept[7], 4)
+    store.put(6, kept[6]._replace(given=mask, named=(9,)), 5)
     for frame, one in kept.items():
-        spool.put(frame, one)
-    assert list(tmp_path.iterdir()) == [], "the file has no name that could be left behind"
-    for frame, one in reversed(kept.items()):
-        got = spool.get(frame)
-        assert got.ids == one.ids and got.labels.dtype == torch.float32
-        torch.testing.assert_close(got.labels, one.labels, rtol=1e-3, atol=0)
-        torch.testing.assert_close(got.similarity, one.similarity, rtol=1e-3, atol=0)
-    with pytest.raises(KeyError):
-        spool.get(5)
+        got = store.get(frame, given=mask)
+        assert got.ids == one.ids
+        assert torch.equal(got.labels, one.labels) and torch.equal(got.similarity, one.similarity)
+    assert (store.get(6, given=mask).named, store.get(6, given=mask).given is mask) == ((9,), True)
+    assert (store.get(7, given=mask).named, store.get(7, given=mask).given) == ((), None)
+    assert (store.basis(7), store.basis(6)) == (4, 5)
+    with pytest.raises(UserError, match=r"5\.npz is needed to go on"):
+        store.get(5)
+
+
+ONE, OTHER = np.ones((4, 4), np.uint8), np.full((4, 4), 2, np.uint8)
+
+
+@pytest.mark.parametrize(("order", "before", "now", "known"), [
+    (range(8), {0: ONE}, {0: ONE}, 8), (range(8), {0: ONE}, {0: OTHER}, 0), (range(8), {0: ONE}, {0: ONE, 5: ONE}, 5),
+    (range(8), {0: ONE, 5: ONE}, {0: ONE, 5: OTHER}, 5), (range(8), {0: ONE, 5: ONE}, {0: ONE}, 5),
+    (range(2, 8), {2: ONE}, {2: ONE, 6: ONE}, 4), (range(2, 8), {1: ONE, 2: ONE}, {2: ONE}, 0),
+    (range(6, -1, -1), {6: ONE}, {6: ONE}, 7), (range(6, -1, -1), {6: ONE}, {4: ONE, 6: ONE}, 2),
+    (range(6, -1, -1), {6: ONE, 7: ONE}, {6: ONE}, 0), (range(7, -1, -1), {6: ONE}, {6: ONE, 7: ONE}, 0)])
+def test_what_is_known_are_the_frames_before_the_first_changed_mask(tmp_path, order, before, now, known):
+    store, one = PredictionStore(tmp_path), prediction((0, 1), [[0.5], [0.5]])
+    assert store.known(order, before) == 0
+    for number in order:
+        store.put(number, one, 0)
+    assert store.known(order, now) == known
+    assert store.known(order, before) <= known, "it is forgotten, not put aside"
+
+
+def test_a_damaged_prediction_ends_what_is_known(tmp_path):
+    store, one = PredictionStore(tmp_path), prediction((0, 1), [[0.5], [0.5]])
+    store.known(range(5), {0: ONE})
+    for number in range(5):
+        store.put(number, one, 0)
+    file = tmp_path / "3.npz"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert store.known(range(5), {0: ONE}) == 3
+    (tmp_path / "1.npz").write_bytes(b"")
+    assert store.known(range(5), {0: ONE}) == 1
 
 
 def test_memory_does_not_grow_with_what_is_kept(tmp_path):
-    spool, one = PredictionSpool(tmp_path), Prediction((0, 1), torch.rand(2, 60, 108), torch.rand(2, 60, 108))
-    spool.put(0, one)
+    store, one = PredictionStore(tmp_path), Prediction((0, 1), torch.rand(2, 60, 108), torch.rand(2, 60, 108))
+    store.put(0, one, 0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for frame in range(1, 1000):
-        spool.put(frame, one)
-    assert os.fstat(spool._file.fileno()).st_size == 1000 * 2 * 2 * 2 * 60 * 108
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000, "kilobytes, of 52000 on disk"
+    for frame in range(1, 200):
+        store.put(frame, one, 0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000, "kilobytes, of 20000 on disk"
 
 
 def test_a_blend_weighs_by_its_share_and_knows_the_objects_of_both():

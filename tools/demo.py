@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 import cv2
 import numpy as np
 
-from datasets.synthetic import Clip, make_clip, write_davis, write_jpeg, write_video
+from datasets.synthetic import JPEG_QUALITY, Clip, make_clip, write_davis, write_video
 from models import build_model
 from utils.checkpoint import save_checkpoint
 from utils.config import FEATURE_KEYS, REPOSITORY, SHIPPED_MODEL, load_settings, load_train_config, resolved
 from utils.errors import UserError, run_script
 from utils.masks import read_mask
-from utils.overlay import contact_sheet, overlay
+from utils.overlay import contact_sheet, overlay, write_jpeg
 from utils.seed import seed_everything
 
 SIZE = (256, 192)  # (width, height) of the made frames [pixels]
@@ -86,7 +86,8 @@ def make_data(root: Path, seed: int) -> dict[str, Clip]:
         write_video(root / f"JPEGImages/clip_{number:02d}",
                     make_clip(rng, frames=TRAINING_FRAMES, size=SIZE, objects=3).frames)
     for number in range(STILLS):
-        write_jpeg(root / f"COCO/train2017/{number:03d}.jpg", make_clip(rng, frames=1, size=SIZE, objects=4).frames[0])
+        write_jpeg(root / f"COCO/train2017/{number:03d}.jpg", make_clip(rng, frames=1, size=SIZE, objects=4).frames[0],
+                   JPEG_QUALITY, sync=False)
     clips = {f"made_{number}": make_clip(rng, frames=VALIDATION_FRAMES, size=SIZE, objects=3, late=number == 0)
              for number in range(VALIDATION_CLIPS)}
     write_davis(root / "davis2017", clips)

@@ -41,9 +41,9 @@ def object_ids(mask: np.ndarray) -> list[int]:
     return [int(k) for k in np.flatnonzero(counts) if k]
 
 
-def write_mask(path: str | Path, mask: np.ndarray) -> None:
-    """Write uint8 [H,W] as 8-bit palette PNG in DAVIS colours; the file is whole or not there."""
+def write_mask(path: str | Path, mask: np.ndarray, *, sync: bool = True) -> None:
+    """Write uint8 [H,W] as 8-bit palette PNG in DAVIS colours; the file is whole or not there (`replacing`)."""
     image = Image.fromarray(mask.astype(np.uint8, copy=False), mode="P")
     image.putpalette(DAVIS_PALETTE.tobytes())
-    with replacing(path) as temporary:
+    with replacing(path, sync=sync) as temporary:
         image.save(temporary, format="PNG")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, object_ids
 
 # Okabe and Ito's colours for every kind of colour vision, without black: orange, sky blue, bluish green, yellow, blue,
@@ -62,6 +64,13 @@ def overlay(frame: np.ndarray, mask: np.ndarray, *, palette: str = "davis", labe
         for k, (x, y) in label_points(mask).items():
             _write(picture, str(k), (x, y), len(picture) * LABEL_SHARE)
     return picture
+
+
+def write_jpeg(path: str | Path, picture: np.ndarray, quality: int = 95, *, sync: bool = True) -> None:
+    """Write uint8 RGB [H,W,3] as JPEG; the file is whole or not there (`replacing`)."""
+    with replacing(path, sync=sync) as temporary:
+        data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        temporary.write_bytes(data.tobytes())
 
 
 def label_points(mask: np.ndarray) -> dict[int, tuple[int, int]]:

@@ -1,0 +1,229 @@
+"""The files of a run: where they lie, which sequence is whose work, and what of it may be replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.feature_spec import folder_name
+from utils.files import claimed, replacing, sync_files
+from utils.masks import read_mask
+
+# What can be written beside the masks: a JPEG a frame with the objects laid over, the same as a video, a sheet of some
+# frames, a table of each object's confidence, and a JPEG a frame that shows it.
+PRODUCTS = ("overlays", "video", "sheet", "confidence", "maps")
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class SequenceFiles:
+    """The files of one sequence.
+
+    Attributes:
+        masks: folder of `<frame>.png` and of `run.json`, which says what made them.
+        overlays: folder of `<frame>.jpg`.
+        rest: folder of `overlay.mp4`, `contact_sheet.jpg`, `confidence.csv` and `confidence/<frame>.jpg`.
+        frames: names of the frames whose results are written.
+        products: those of `PRODUCTS` that are.
+        source: what the masks depend on besides the method; what stands in it under "masks" may change where a run goes
+            on.
+    """
+
+    masks: Path
+    overlays: Path
+    rest: Path
+    frames: Sequence[str]
+    products: Sequence[str]
+    source: dict[str, Any]
+
+    def mask(self, frame: str) -> Path:
+        """The mask of a frame."""
+        return self.masks / f"{frame}.png"
+
+    def overlay(self, frame: str) -> Path:
+        """The overlay of a frame."""
+        return self.overlays / f"{frame}.jpg"
+
+    def map(self, frame: str) -> Path:
+        """The confidence map of a frame."""
+        return self.rest / "confidence" / f"{frame}.jpg"
+
+    @property
+    def video(self) -> Path:
+        """The overlays as a video."""
+        return self.rest / "overlay.mp4"
+
+    @property
+    def sheet(self) -> Path:
+        """The contact sheet."""
+        return self.rest / "contact_sheet.jpg"
+
+    @property
+    def table(self) -> Path:
+        """The confidence of every object in every frame."""
+        return self.rest / "confidence.csv"
+
+    @property
+    def passes(self) -> Path:
+        """Folder of what an interrupted run goes on with; it is gone when the run is finished."""
+        return self.rest / f".{self.masks.name}.passes"
+
+    def begin(self, method: dict[str, Any]) -> None:
+        """Record what makes the files that follow."""
+        self._record(method, finished=False)
+
+    def finish(self, method: dict[str, Any]) -> None:
+        """Record that all files are there, once they are on the disk."""
+        sync_files(self.masks)
+        self._record(method, finished=True)
+        shutil.rmtree(self.passes, ignore_errors=True)
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What `begin` or `finish` wrote last; None where this program has made nothing there."""
+        try:
+            record = json.loads((self.masks / RECORD).read_text(encoding="utf-8"))
+            return record if {"method", "source", "finished", "frames"} <= set(record) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def present(self, frames: Iterable[str]) -> list[Path]:
+        """The files that there are of `frames`, and of the sequence as a whole, whatever the products."""
+        files = [self.video, self.sheet, self.table,
+                 *(file(name) for name in frames for file in (self.mask, self.overlay, self.map))]
+        return [file for file in files if os.path.lexists(file)]
+
+    def is_complete(self) -> bool:
+        """Whether every mask can be read and every product is there."""
+        whole = {"video": self.video, "sheet": self.sheet, "confidence": self.table}
+        each = {"overlays": self.overlay, "maps": self.map}
+        files = [whole[name] for name in self.products if name in whole]
+        files += [each[name](frame) for name in self.products if name in each for frame in self.frames]
+        try:
+            for frame in self.frames:
+                read_mask(self.mask(frame))
+            return all(file.stat().st_size for file in files)
+        except (UserError, OSError):
+            return False
+
+    def _record(self, method: dict[str, Any], *, finished: bool) -> None:
+        record = {"finished": finished, "method": method, "source": self.source, "frames": list(self.frames)}
+        with replacing(self.masks / RECORD) as temporary:
+            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+class ResultFolder:
+    """What `--mask-output-dir` names: `<root>/<key>_vos` has the masks of all sequences, `<root>/<key>_vis` pictures.
+
+    Args:
+        root: the folder.
+        key: the feature, as TEST.KEY names it.
+    """
+
+    def __init__(self, root: str | Path, key: str):
+        self.masks, self.pictures = (Path(root) / f"{folder_name(key)}_{kind}" for kind in ("vos", "vis"))
+
+    def sequence(self, name: str, frames: Sequence[str], products: Sequence[str], source: dict[str, Any], *,
+                 alone: bool = False) -> SequenceFiles:
+        """The files of one sequence; of one that is `alone` in its folder some lie a level higher."""
+        pictures = self.pictures / name
+        rest = self.pictures if alone else pictures
+        return SequenceFiles(self.masks / name, pictures, rest, frames, products, source)
+
+    @contextmanager
+    def claim(self, sequences: Sequence[SequenceFiles], record: dict[str, Any], *, inputs: Sequence[Path] = (),
+              keep: bool = False, overwrite: bool = False) -> Iterator[list[SequenceFiles]]:
+        """Make room for the results of `sequences`, put `record` into `<key>_vos/run.json`, hold the folder meanwhile.
+
+        Nothing is lost unasked: results that are there already are a `UserError` unless `keep` (they are replaced one
+        by one) or `overwrite` (they are removed first). In no case files are touched that no run has made, or that are
+        among `inputs`, files and folders that this run reads, or, but for `overwrite`, that another
+        `record["method"]` made.
+
+        Yields:
+            those of `sequences` that `keep` does not find finished.
+        """
+        with claimed(self.masks, also=[self.pictures]):
+            method = record["method"]
+            if not overwrite and (self.masks / RECORD).exists():
+                _refuse_other_method(self.masks / RECORD, method)
+            todo = [files for files in sequences if not (keep and _is_finished(files, method))]
+            old = [_replaceable(files, method, inputs, keep=keep, overwrite=overwrite) for files in todo]
+            if overwrite:  # a --continue after this run must not take an old file for a new one
+                for file in (file for files in old for file in files):
+                    file.unlink()
+                for files in todo:
+                    shutil.rmtree(files.passes, ignore_errors=True)
+            with replacing(self.masks / RECORD) as temporary:
+                temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            yield todo
+
+
+def _is_finished(files: SequenceFiles, method: dict[str, Any]) -> bool:
+    before = files.recorded()
+    return before is not None and before["finished"] and before["method"] == method \
+        and before["source"] == files.source and files.is_complete()
+
+
+def _replaceable(files: SequenceFiles, method: dict[str, Any], inputs: Sequence[Path], *, keep: bool,
+                 overwrite: bool) -> list[Path]:
+    """What is there of a sequence, after a `UserError` for everything that forbids to replace it."""
+    before = files.recorded()
+    old = files.present({**dict.fromkeys(files.frames), **dict.fromkeys(before["frames"] if before else ())})
+    if not old:
+        return old
+    if keep or overwrite:
+        _refuse_inputs(old, inputs)
+    if before is None:
+        raise UserError(f"only results of this program are replaced, and no {RECORD} in {files.masks} says that "
+                        f"{old[0]} is one; move it away or choose another --mask-output-dir")
+    if not keep and not overwrite:
+        raise UserError(f"results are not overwritten unasked, and {old[0]} exists; give --continue to go on with what "
+                        "is not finished, --overwrite to replace it, or another --mask-output-dir")
+    if keep:
+        _refuse_other_method(files.masks / RECORD, method)
+        same = [{key: value for key, value in source.items() if key != "masks"}
+                for source in (before["source"], files.source)]
+        if same[0] != same[1] or list(before["frames"]) != list(files.frames):
+            raise UserError(f"--continue goes on with the same video, and {files.masks} was made of {same[0]}, not of "
+                            f"{same[1]}; give --overwrite or another --mask-output-dir")
+        if before["finished"] and before["source"] != files.source:
+            raise UserError(f"{files.masks} is finished with other masks given; give --overwrite or another "
+                            "--mask-output-dir")
+    return old
+
+
+def _refuse_inputs(old: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """`UserError` where a file that is to be replaced is one of `inputs`, or lies in one."""
+    read = {identity for path in inputs if (identity := _identity(path))}
+    for file in old:
+        if {_identity(file), _identity(file.parent)} & read:
+            raise UserError(f"a run does not replace what it reads, and {file} is both; copy it to another folder and "
+                            "give the copy, or choose another --mask-output-dir")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse_other_method(path: Path, method: dict[str, Any]) -> None:
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8"))["method"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not say how the masks beside it were made ({error!r}); give --overwrite or "
+                        "another --mask-output-dir") from error
+    changed = [f"{key} {before.get(key)} -> {method.get(key)}" for key in {**before, **method}
+               if before.get(key) != method.get(key)]
+    if changed:
+        raise UserError(f"masks of one folder come from one method, and {path} was made with another "
+                        f"({'; '.join(changed)}); give --overwrite or another --mask-output-dir")
