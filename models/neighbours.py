@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.frame_store import GROUP, FrameStore, PreparedFeatures
+from models.frame_store import GROUP, FrameStore, PreparedFeatures, row_products
 from utils.device import free_memory, kernels_start, numbers_on
 from utils.errors import UserError
 from utils.threads import side_by_side, single_threaded
@@ -214,7 +214,7 @@ class NeighbourPropagation:
         candidate = candidate.flatten(1)
         everywhere = [*slots.references, *slots.recent]
         rows = (torch.tensor(everywhere)[:, None] * store.size + torch.arange(store.size)).flatten()[candidate]
-        similarity = _products(store.features[query, queries], store.features.flatten(0, 1), rows)
+        similarity = row_products(store.features[query, queries], store.features.flatten(0, 1), rows)
         best = _best(similarity.masked_fill_(candidate < 0, -torch.inf), candidate, self.knn)
         if self.method == "fast" or groups == bounds.shape[1]:
             return best, torch.ones(len(queries), dtype=torch.bool)
@@ -332,16 +332,8 @@ def _bound_dtype(device: torch.device) -> torch.dtype | None:
     """The arithmetic of the bounds: bfloat16 where the processor multiplies it faster; on a GPU there are none."""
     if device.type != "cpu":
         return None
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
-
-
-def _products(queries: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-    """Products of `queries` [q,C] with the rows [q,m] of `table` [n,C], [q,m]; -1 counts from the end."""
-    # A sampled product reads rows where they lie; gathering them first takes ten times as long.
-    q, m = rows.shape
-    pattern = torch.sparse_csr_tensor(torch.arange(0, q * m + 1, m), rows.flatten(), queries.new_zeros(q * m),
-                                      size=(q, len(table)), check_invariants=False)
-    return torch.sparse.sampled_addmm(pattern, queries, table.t(), beta=0).values().view(q, m)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it from 2.11 on
+    return torch.bfloat16 if capabilities.get("avx512_bf16") else torch.float32
 
 
 def _best(similarity: Tensor, candidate: Tensor, k: int) -> Best:
