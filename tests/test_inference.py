@@ -20,6 +20,7 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.filelists import EvaluationFrame, EvaluationSequence
+from inference.pipeline import memory_advice
 from inference.writer import BackgroundWriter
 from models.neighbours import NeighbourPropagation
 from tests.helpers import released_state
@@ -326,7 +327,9 @@ def test_one_process_that_fails_fails_the_run(root, tmp_path):
     (tmp_path / "merge_vis").mkdir()
     (tmp_path / "merge_vis/late").write_text("a file is in the way of one of the two sequences")
     done = torchrun(root, tmp_path, "both")
-    assert done.returncode != 0 and "merge_vis/late" in done.stderr
+    assert done.returncode != 0
+    assert "error: " in done.stderr.splitlines()[-2] and "merge_vis/late" in done.stderr.splitlines()[-2], \
+        "torchrun's trace ends with it"
 
 
 def test_the_writer_holds_a_bounded_number_and_hides_no_error():
@@ -350,3 +353,14 @@ def test_the_writer_holds_a_bounded_number_and_hides_no_error():
 
     with pytest.raises(ZeroDivisionError), BackgroundWriter(threads=1, depth=100) as writer:
         writer.submit(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+                                   np.exceptions.AxisError("axis 3 is out of bounds"), RuntimeError("shapes differ")],
+                         ids=repr)
+def test_out_of_memory_says_what_to_do(error):
+    of_memory = "memory" in repr(error).lower()
+    with pytest.raises(UserError if of_memory else type(error), match="--max-memory" if of_memory else None), \
+            memory_advice():
+        raise error

@@ -176,7 +176,7 @@ def test_shares_are_by_distance():
     assert [backward_share(t, {2: None, 6: None, 7: None}) for t in range(2, 8)] == [0, 0.25, 0.5, 0.75, 0, 0]
 
 
-def test_an_object_that_leaves_is_lost_and_found_again_when_it_returns(root, tmp_path):
+def test_an_object_that_leaves_is_lost_and_found_again_when_it_returns(root, tmp_path, capsys):
     out_and_back = [40, 60, 80, 100, 120, 128, 128, 128, 128, 120, 100, 80, 60, 40]
     frames, true = draw(out_and_back)
     write_clip(tmp_path, frames)
@@ -184,6 +184,8 @@ def test_an_object_that_leaves_is_lost_and_found_again_when_it_returns(root, tmp
     masks = run(root, tmp_path / "out", "--mask", tmp_path / "first.png", "--video", tmp_path / "frames")
     lost = [int(row["lost"]) for row in rows_in(tmp_path / "out")]
     assert not any(lost[:3]) and all(lost[6:9]) and not any(lost[-2:])
+    said = [line for line in capsys.readouterr().err.splitlines() if "is lost" in line]
+    assert len(said) == 2 and f"is lost in {sum(lost)} frames" in said[1], "once when it is lost, and at the end"
     assert all(iou(masks[t] > 0, true[t] > 0) > 0.5 for t in (2, 12, 13))
     assert not any((masks[t] > 0).sum() > 0.3 * (true[0] > 0).sum() for t in (6, 7, 8))
 
