@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import logging
 import os
 import re
@@ -32,16 +31,15 @@ import torch
 from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
 from datasets.video import result_name
-from inference.own_video import read_job, save_frame, split_mask_word
+from inference.own_video import describe_source, read_job, save_frame, split_mask_word
 from inference.pipeline import Job
-from inference.results import PRODUCTS, ResultFolder
+from inference.results import PRODUCTS, ResultFolder, describe_method
 from inference.run import Preparation, Run, Task
-from inference.two_way import digest
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
-from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, resolved
+from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings
 from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
@@ -172,9 +170,7 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
     clock = StageClock(device)
     prepare, name = preparation(args, settings, device, clock), job.video.name
     results = ResultFolder(own_output(args), settings.TEST.KEY)
-    source = {"video": str(job.video.path.resolve()), "size": list(job.video.size), "backward": job.backward,
-              "masks": {str(number): digest(mask) for number, mask in job.masks.items()}}
-    files = results.sequence(name, job.video.names, products(args), source, alone=True)
+    files = results.sequence(name, job.video.names, products(args), describe_source(job), alone=True)
     given = "; ".join(f"frame {number} has objects {', '.join(map(str, object_ids(mask)))}"
                       for number, mask in job.masks.items())
     logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
@@ -261,9 +257,9 @@ def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> 
 
 def describe(args: argparse.Namespace, settings: Settings, device: torch.device) -> dict[str, Any]:
     """What runs, for `run.json`; `method` is what the masks depend on."""
-    model = hashlib.sha256(Path(args.resume).read_bytes()).hexdigest()
-    method = {**resolved(settings.TEST), "precision": args.precision, "propagation": args.propagation,
-              "model_sha256": model, **({"adapt": args.adapt, "seed": args.seed} if args.adapt else {})}
+    adapted = {"adapt": args.adapt, "seed": args.seed} if args.adapt else {}
+    method = {**describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation),
+              **adapted}
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
         "infer_list": args.infer_list}
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.propagation import Prediction
+from utils.errors import UserError
+from utils.files import replacing
 
 LOST_BELOW, FOUND_ABOVE = 0.45, 0.55  # similarity * margin of an object
 
@@ -20,6 +24,44 @@ class Confidence(NamedTuple):
     cells: int  # of the feature map that are the object's
     similarity: float  # mean over these cells of their neighbours' mean similarity, in [-1,1]
     margin: float  # mean over these cells of its label above the next strongest, in [0,1]
+
+
+class Row(NamedTuple):
+    """What the table says of one object in one frame."""
+
+    frame: int
+    name: str
+    object: int
+    cells: int
+    similarity: float
+    margin: float
+    lost: bool
+
+    @property
+    def trust(self) -> float:
+        """The confidence in one number, in [0,1]."""
+        return max(self.similarity, 0.0) * self.margin
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as CSV with the names of their fields."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
+        for row in rows:
+            writer.writerow((*row[:4], f"{row.similarity:.4f}", f"{row.margin:.4f}", int(row.lost)))
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table; `UserError` for a file that is none."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [Row(int(row["frame"]), row["name"], int(row["object"]), int(row["cells"]),
+                        float(row["similarity"]), float(row["margin"]), row["lost"] == "1")
+                    for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of confidence that this program wrote ({error!r}); move it away to go "
+                        "on without it") from None
 
 
 class LostWatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets.video import OwnVideo
-from inference.confidence import Confidence, LostWatch, confidence_map, confidences
+from inference.confidence import Confidence, LostWatch, Row, confidence_map, confidences, write_table
 from inference.pipeline import FrameResult
 from inference.results import SequenceFiles
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, VideoWriter
@@ -37,7 +36,7 @@ class Outputs:
 
     def __init__(self, files: SequenceFiles, video: OwnVideo, *, palette: str = "davis"):
         self.files, self._video, self._palette, self._products = files, video, palette, set(files.products)
-        self._rows: list[tuple] = []
+        self._rows: list[Row] = []
         self._sheet: list[tuple[str, np.ndarray]] = []
         places = np.linspace(0, max(len(files.frames) - 1, 0), SHEET_FRAMES).round().astype(int)
         self._in_sheet = {files.frames[place] for place in places if files.frames}
@@ -71,10 +70,7 @@ class Outputs:
         if self._sheet:
             write_jpeg(self.files.sheet, contact_sheet(self._sheet))
         if self._rows:
-            with (replacing(self.files.table) as temporary,
-                  open(temporary, "w", newline="", encoding="utf-8") as file):
-                names = ("frame", "name", *Confidence._fields, "lost")
-                csv.writer(file, lineterminator="\n").writerows([names, *self._rows])
+            write_table(self.files.table, self._rows)
         for one, frames in sorted(self._lost.items()):
             logger.warning("object %d is lost in %d frames, the first is frame %d; %s has them", one, len(frames),
                            frames[0], self.files.table)
@@ -101,8 +97,7 @@ class Outputs:
     def _note(self, number: int, found: Sequence[Confidence]) -> None:
         lost = self._watch(found)
         for one in found:
-            self._rows.append((number, self._video.names[number], one.object, one.cells, f"{one.similarity:.4f}",
-                               f"{one.margin:.4f}", int(one.object in lost)))
+            self._rows.append(Row(number, self._video.names[number], *one, one.object in lost))
         for one in sorted(lost):
             if one not in self._lost:
                 logger.info("object %d is lost in frame %d", one, number)

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -13,6 +14,7 @@ from datasets.mask_files import read_mask_files
 from datasets.object_ids import ObjectIds
 from datasets.own_video import open_video
 from inference.pipeline import Job
+from inference.two_way import digest
 from utils.errors import UserError
 from utils.files import replacing
 
@@ -60,3 +62,9 @@ def save_frame(path: str, number: int, folder: Path, *, overwrite: bool) -> None
     with replacing(out) as temporary:
         Image.fromarray(next(video.frames(number, number + 1))).save(temporary, format="PNG")
     logger.info("frame %d is %s: paint each object in one opaque colour, then give --mask %d=FILE", number, out, number)
+
+
+def describe_source(job: Job) -> dict[str, Any]:
+    """What the masks of one's own video depend on besides the method."""
+    return {"video": str(job.video.path.resolve()), "size": list(job.video.size), "backward": job.backward,
+            "masks": {str(number): digest(mask) for number, mask in job.masks.items()}}

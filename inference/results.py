@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.neighbours import METHODS
+from utils.config import TestSettings, resolved
 from utils.errors import UserError
 from utils.feature_spec import folder_name
 from utils.files import claimed, replacing, sync_files
@@ -163,6 +166,13 @@ class ResultFolder:
             with replacing(self.masks / RECORD) as temporary:
                 temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             yield todo
+
+
+def describe_method(settings: TestSettings, model: str | Path, *, precision: str = "fp32",
+                    search: str = METHODS[0]) -> dict[str, Any]:
+    """What the masks of a run depend on but for the video and the masks given; `model` is the model's file."""
+    return {**resolved(settings), "precision": precision, "propagation": search,
+            "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
 
 
 def _is_finished(files: SequenceFiles, method: dict[str, Any]) -> bool:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 METHOD = {"models", "datasets", "losses"}
 MAY_IMPORT = {"utils": {"utils"}, **{part: {part, "utils"} for part in METHOD},
               **{wing: {wing, "utils"} | METHOD for wing in ("inference", "evaluation")},
-              "training": {"training", "evaluation", "utils"} | METHOD}
+              "training": {"training", "evaluation", "utils"} | METHOD,
+              "annotation": {"annotation", "inference", "utils"} | METHOD}
 OURS = {*MAY_IMPORT, "tools", "benchmarks", "tests"}
 LONGEST_FUNCTION = 60  # lines
 LONGEST_FILE = 360

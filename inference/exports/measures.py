@@ -38,7 +38,7 @@ def write_csv(sequences: Sequence[ResultSequence], out: Path, labels: Labels) ->
                     writer.writerow((
                         sequence.name, sequence.numbers[index], frame, "" if time is None else f"{time:.6f}", k,
                         labels[k], *_measured((mask == k).astype(np.uint8)),
-                        *(("", "") if sure is None else (f"{sure.value:.4f}", int(sure.lost)))))
+                        *(("", "") if sure is None else (f"{sure.trust:.4f}", int(sure.lost)))))
 
 
 def write_label_stack(sequences: Sequence[ResultSequence], out: Path) -> None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from datasets.filelists import natural
 from datasets.own_video import OwnVideo, open_video
+from inference.confidence import Row, read_table
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
-
-
-class Confidence(NamedTuple):
-    """How sure the propagation was of an object in a frame."""
-
-    value: float  # [0,1]: similarity of its neighbours times its margin
-    lost: bool
 
 
 class ResultSequence:
@@ -37,7 +29,7 @@ class ResultSequence:
     """
 
     def __init__(self, name: str, files: list[Path], video: OwnVideo | None,
-                 confidence: dict[tuple[str, int], Confidence]):
+                 confidence: dict[tuple[str, int], Row]):
         self.name, self.video, self.confidence, self._files = name, video, confidence, files
         self.frames = [file.stem for file in files]
         self.ids: list[int] = []
@@ -136,17 +128,11 @@ def _recorded_video(record: Path) -> str | None:
     return video if isinstance(video, str) and Path(video).exists() else None
 
 
-def _read_confidence(masks: Path, name: str) -> dict[tuple[str, int], Confidence]:
+def _read_confidence(masks: Path, name: str) -> dict[tuple[str, int], Row]:
     """`confidence.csv` of the sequence, beside the overlays; empty where there is none."""
     pictures = masks.with_name(masks.name.removesuffix("_vos") + "_vis")
     file = next((path for path in (pictures / name / "confidence.csv", pictures / "confidence.csv")
                  if path.is_file()), None)
     if file is None:
         return {}
-    try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            return {(row["name"], int(row["object"])): Confidence(float(row["similarity"]) * float(row["margin"]),
-                                                                  row["lost"] == "1") for row in csv.DictReader(lines)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is not a table that infer_vos_dul.py wrote ({error!r}); move it away to export "
-                        "without confidence") from None
+    return {(row.name, row.object): row for row in read_table(file)}

@@ -1,0 +1,79 @@
+"""An object's mask from a rough box or scribbles, by GrabCut (Rother, Kolmogorov and Blake, 2004)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+MARGIN = 0.25  # of the box's sides: how much background around it is looked at
+ROUGH, UNKNOWN = 0.1, 0.5  # likewise: how far beyond a rough mask, and beyond scribbles alone, the object may reach
+MOST_PIXELS = 60_000  # that GrabCut sees at once; larger parts are reduced, so that an answer takes under a second
+ROUNDS = 3  # of estimating colours and cutting
+
+
+def cut_box(frame: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The object in a box.
+
+    Args:
+        frame: uint8 RGB [H,W,3].
+        box: x, y, width, height [pixels]; cut at the frame's border.
+
+    Returns:
+        bool [H,W], True only inside the box.
+    """
+    hints = np.full(frame.shape[:2], cv2.GC_BGD, np.uint8)
+    x, y, width, height = box
+    inside = hints[max(y, 0):max(y + height, 0), max(x, 0):max(x + width, 0)]
+    inside[:] = cv2.GC_PR_FGD
+    return _cut(frame, hints) if inside.size else np.zeros(frame.shape[:2], bool)
+
+
+def cut_scribbles(frame: np.ndarray, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """The object that a mask has roughly, or that scribbles name.
+
+    Args:
+        frame: uint8 RGB [H,W,3].
+        mask: bool [H,W], what is the object so far; may be empty.
+        inside, outside: bool [H,W], pixels that are the object for certain, and that are not.
+
+    Returns:
+        bool [H,W].
+    """
+    if not (inside.any() or mask.any()):
+        return mask
+    hints = np.full(frame.shape[:2], cv2.GC_BGD, np.uint8)
+    known = inside | mask | outside
+    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+    # A first scribble lies within an object that may reach as far again; a mask is about as large as its object.
+    reach = ROUGH if mask.any() else UNKNOWN
+    up, down = _grown(rows[0], rows[-1] + 1, len(known), reach)
+    left, right = _grown(columns[0], columns[-1] + 1, known.shape[1], reach)
+    hints[up:down, left:right] = cv2.GC_PR_BGD
+    hints[mask], hints[inside], hints[outside] = cv2.GC_PR_FGD, cv2.GC_FGD, cv2.GC_BGD
+    return _cut(frame, hints)
+
+
+def _cut(frame: np.ndarray, hints: np.ndarray) -> np.ndarray:
+    """GrabCut of the part of the frame around what `hints` leaves open, at a reduced size where it is large."""
+    rows, columns = np.flatnonzero((hints != cv2.GC_BGD).any(1)), np.flatnonzero((hints != cv2.GC_BGD).any(0))
+    part = tuple(slice(*_grown(at[0], at[-1] + 1, length, MARGIN)) for at, length in zip((rows, columns), hints.shape))
+    picture, seen = frame[part], hints[part]
+    scale = min(1.0, (MOST_PIXELS / seen.size) ** 0.5)
+    size = tuple(max(1, round(side * scale)) for side in seen.shape[::-1])
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    labels = cv2.resize(seen, size, interpolation=cv2.INTER_NEAREST)
+    sure = np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any() and np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).any()
+    if sure:  # its colour models need pixels of both kinds
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(np.ascontiguousarray(small), labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    own = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    large = cv2.resize(own, seen.shape[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+    mask = np.zeros(hints.shape, bool)
+    mask[part] = (large | (seen == cv2.GC_FGD)) & (seen != cv2.GC_BGD)
+    return mask
+
+
+def _grown(start: int, stop: int, length: int, share: float) -> tuple[int, int]:
+    """A range grown by a share of itself, at least 2, on both sides, within [0, length)."""
+    more = max(2, round((stop - start) * share))
+    return max(0, start - more), min(length, stop + more)

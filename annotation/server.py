@@ -1,0 +1,219 @@
+"""The page's server: one person, one video, on this machine alone.
+
+Every request needs the token, which the printed address hands over once and a cookie keeps, and comes for this very
+address (Host) from this very page (Origin); so no other page in the browser can ask anything. Requests name frames and
+objects by number, never files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import secrets
+import zlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+
+from annotation.outline import cut_box, cut_scribbles
+from annotation.session import Session, StaleError
+from annotation.work import Work
+from utils.errors import UserError
+
+PAGE = Path(__file__).parent / "page"
+FILES = {"/": "page.html", "/page.js": "page.js", "/drawing.js": "drawing.js", "/page.css": "page.css"}
+HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'",
+           "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+LARGEST_REQUEST = 64_000_000  # bytes; more than three compressed masks of any video
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """Answers the page.
+
+    Args:
+        session: the work that is shown.
+        work: what carries masks and exports.
+        hosts: values of Host that are ours, such as "127.0.0.1:8123".
+    """
+
+    def __init__(self, session: Session, work: Work, hosts: set[str]):
+        self.token = secrets.token_urlsafe(24)
+        self._session, self._work, self._hosts = session, work, hosts
+        # Cookies do not know ports, so that two videos' servers must not share a name.
+        self._cookie = f"annotation_{secrets.token_hex(4)}"
+
+    def application(self) -> web.Application:
+        """The routes behind their checks."""
+        application = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[self._guard, _said])
+        frame = r"/frames/{number:\d{1,9}}"
+        application.add_routes([
+            *(web.get(path, self._file) for path in FILES),
+            web.get("/video", self._video), web.get("/state", self._state), web.get(frame + ".jpg", self._picture),
+            web.get(frame + "/mask", self._mask), web.put(frame + "/mask", self._give),
+            web.delete(frame + "/mask", self._withdraw),
+            web.post(frame + "/cut", self._cut), web.post("/objects", self._add_object),
+            web.patch(r"/objects/{id:\d{1,3}}", self._change_object),
+            web.delete(r"/objects/{id:\d{1,3}}", self._delete_object),
+            web.post("/carry", self._carry), web.delete("/carry", self._stop), web.post("/exports", self._export)])
+        return application
+
+    # --- who asks ---
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.headers.get("Host") not in self._hosts:
+            return _refusal(403, "this server answers to its own address only")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.removeprefix("http://") not in self._hosts:
+            return _refusal(403, "requests of other pages are refused")
+        if request.path == "/" and self._is_token(request.query.get("token", "")):
+            answer = web.HTTPSeeOther("/")
+            answer.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+            return answer
+        if not self._is_token(request.cookies.get(self._cookie, "")):
+            return _refusal(403, "open the address that the command printed: it has the token")
+        if request.method != "GET" and request.headers.get("X-Annotation") != "1":
+            return _refusal(403, "changes come from the page only")
+        answer = await handler(request)
+        answer.headers.update(HEADERS)
+        return answer
+
+    def _is_token(self, word: str) -> bool:
+        return hmac.compare_digest(word.encode(), self.token.encode())
+
+    # --- what is asked ---
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(PAGE / FILES[request.path])
+
+    async def _video(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._work.video())
+
+    async def _state(self, request: web.Request) -> web.StreamResponse:
+        words = [request.query.get(name, "0") for name in ("since", "frame")]
+        if not all(word.isdecimal() and len(word) < 10 for word in words):
+            raise web.HTTPBadRequest(text="since and frame are whole numbers")
+        return web.json_response(await _in_thread(self._work.state, *map(int, words)))
+
+    async def _picture(self, request: web.Request) -> web.StreamResponse:
+        data = await _in_thread(self._session.picture, _number(request))
+        return web.Response(body=data, content_type="image/jpeg")
+
+    async def _mask(self, request: web.Request) -> web.StreamResponse:
+        shown = await _in_thread(self._session.mask, _number(request))
+        return web.Response(body=zlib.compress(shown.ids.tobytes(), 1), content_type="application/octet-stream",
+                            headers={"X-Source": shown.source, "X-Revision": str(shown.revision)})
+
+    async def _give(self, request: web.Request) -> web.StreamResponse:
+        (ids,) = _masks(await request.read(), 1, self._session)
+        revision = await _in_thread(self._session.give, _number(request), ids, _revision(request))
+        return web.json_response({"revision": revision})
+
+    async def _withdraw(self, request: web.Request) -> web.StreamResponse:
+        revision = await _in_thread(self._session.withdraw, _number(request), _revision(request))
+        return web.json_response({"revision": revision})
+
+    async def _cut(self, request: web.Request) -> web.StreamResponse:
+        """The object in `?box=x,y,width,height`, or of the body's three masks: so far, inside, outside."""
+        frame = await _in_thread(self._session.frame, _number(request))
+        if "box" in request.query:
+            words = request.query["box"].split(",")
+            if len(words) != 4 or not all(word.lstrip("-").isdecimal() and len(word) < 7 for word in words):
+                raise web.HTTPBadRequest(text="box is x,y,width,height in pixels")
+            found = await _in_thread(cut_box, frame, tuple(map(int, words)))
+        else:
+            hints = [mask > 0 for mask in _masks(await request.read(), 3, self._session)]
+            found = await _in_thread(cut_scribbles, frame, *hints)
+        return web.Response(body=zlib.compress(found.astype(np.uint8).tobytes(), 1),
+                            content_type="application/octet-stream")
+
+    async def _add_object(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"id": await _in_thread(self._session.add_object)})
+
+    async def _change_object(self, request: web.Request) -> web.StreamResponse:
+        await _in_thread(self._session.change_object, int(request.match_info["id"]), await _json(request))
+        return web.json_response({})
+
+    async def _delete_object(self, request: web.Request) -> web.StreamResponse:
+        await _in_thread(self._work.delete_object, int(request.match_info["id"]))
+        return web.json_response({})
+
+    async def _carry(self, request: web.Request) -> web.StreamResponse:
+        await _in_thread(self._work.carry, (await _json(request)).get("direction"))
+        return web.json_response({})
+
+    async def _stop(self, request: web.Request) -> web.StreamResponse:
+        self._work.stop()
+        return web.json_response({})
+
+    async def _export(self, request: web.Request) -> web.StreamResponse:
+        path = await _in_thread(self._work.export, (await _json(request)).get("format"))
+        return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{path.name}"'})
+
+
+@web.middleware
+async def _said(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refusals in words and a status; what nobody expected is logged and answered with 500."""
+    try:
+        return await handler(request)
+    except KeyError:
+        return _refusal(404, "there is no such frame")
+    except StaleError as error:
+        return _refusal(409, str(error))
+    except UserError as error:
+        return _refusal(400, str(error))
+    except web.HTTPException as error:
+        return _refusal(error.status, error.text or error.reason)
+    except Exception:
+        logger.exception("%s %s", request.method, request.path)
+        return _refusal(500, "something went wrong; the command's output says what")
+
+
+def _refusal(status: int, words: str) -> web.Response:
+    return web.json_response({"error": words}, status=status, headers=HEADERS)
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The page goes on while something is decoded, cut or written."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+def _number(request: web.Request) -> int:
+    return int(request.match_info["number"])
+
+
+def _revision(request: web.Request) -> int:
+    word = request.headers.get("X-Revision", "")
+    if not word.isdecimal() or len(word) > 9:
+        raise web.HTTPBadRequest(text="a change says which revision of its frame it changes")
+    return int(word)
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    try:
+        contents = json.loads(await request.text())
+    except (ValueError, RecursionError):
+        contents = None
+    if not isinstance(contents, dict):
+        raise web.HTTPBadRequest(text="the body is a JSON object")
+    return contents
+
+
+def _masks(body: bytes, count: int, session: Session) -> list[np.ndarray]:
+    """`count` masks of the video's size, uint8 [H,W], one after the other and deflated."""
+    width, height = session.video.size
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(body, count * width * height + 1)
+    except zlib.error:
+        data = b""
+    if len(data) != count * width * height:
+        raise web.HTTPBadRequest(text=f"the body is {count} masks of {width}x{height} bytes, deflated")
+    return list(np.frombuffer(data, np.uint8).reshape(count, height, width))
