@@ -34,11 +34,11 @@ from benchmarks.baselines.loader import plain_sample
 from datasets import build_train_dataset, collate, init_worker
 from datasets.filelists import scan_videos
 from datasets.geometry import resize
-from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
 from utils.errors import run_script
 from utils.pictures import read_frame
 
+BATCH = 8  # clips, as TRAIN.BATCH_SIZE is by default
 STAGES = ("read_frame", "colour_frame", "colour_target", "photometric", "edge_weight", "_liquid", "_guided",
           "crop_frame", "apply_theta", "_channels_first")
 
@@ -88,22 +88,18 @@ def draw_videos(folder: Path, videos: int = 6, frames: int = 12) -> None:
 
 
 def print_workers(dataset: Dataset, args: argparse.Namespace) -> None:
-    """Clips a second of batches of 8, as training takes them, after the workers have begun."""
+    """Clips a second of batches as training takes them, from when all workers have begun."""
     print("| workers | clips/s |\n|---|---|")
     for workers in args.workers:
-        sampler = EpochBatchSampler(len(dataset), batch_size=min(8, len(dataset)), seed=0)
-        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
-                            worker_init_fn=init_worker, persistent_workers=True)
-        clips, start = 0, None
-        for epoch in itertools.count(1):
-            sampler.set_position(epoch, 0)
-            for batch in loader:
-                if start is None and epoch > 1:
-                    clips, start = 0, time.perf_counter()
-                clips += len(batch["clip"])
-            if start is not None and clips >= args.clips * workers:
-                break
-        print(f"| {workers} | {clips / (time.perf_counter() - start):.1f} |")
+        begun, timed = 2 * workers, max(args.clips * workers // BATCH, 2 * workers)  # batches
+        clips = ((1 + i // len(dataset), i % len(dataset)) for i in range(BATCH * (begun + timed)))
+        batches = iter(DataLoader(dataset, batch_sampler=list(zip(*[clips] * BATCH)), num_workers=workers,
+                                  collate_fn=collate, worker_init_fn=init_worker))
+        for _ in itertools.islice(batches, begun):
+            pass
+        start = time.perf_counter()
+        made = sum(len(batch["clip"]) for batch in batches)
+        print(f"| {workers} | {made / (time.perf_counter() - start):.1f} |")
 
 
 def print_speed(makers: dict[str, Callable], clips: int) -> None:
