@@ -63,13 +63,14 @@ class VideoFile(OwnVideo):
             self._checksums.append(_checksum(frame))
             if frame.key_frame:
                 keys.append(number)
-            if (changed := _upright_size(frame)) != size:
-                if size:
-                    raise UserError(f"a video has one size; {self.path} changes from {size[0]}x{size[1]} to "
-                                    f"{changed[0]}x{changed[1]} in frame {number}; cut it there, or convert it")
-                size, aspect, turned = changed, decoding.pixel_aspect, _orientation(frame)[0]
+            if size is None:
+                size, self._orientation = (frame.width, frame.height), _orientation(frame)
+            elif size != (frame.width, frame.height):
+                raise UserError(f"a video has one size; {self.path} changes from {size[0]}x{size[1]} to "
+                                f"{frame.width}x{frame.height} in frame {number}; cut it there, or convert it")
         if size:
-            self.size, self.pixel_aspect = size, 1 / aspect if turned else aspect
+            turned, aspect = self._orientation[0], decoding.pixel_aspect
+            self.size, self.pixel_aspect = (size[::-1], 1 / aspect) if turned else (size, aspect)
             self._set_times(stamps, keys, decoding)
         return decoding.faults
 
@@ -103,7 +104,7 @@ class VideoFile(OwnVideo):
                 if place > number or (place == number and entry and _checksum(frame) != self._checksums[number]):
                     break
                 if place == number:
-                    yield upright_rgb(frame, converter)
+                    yield _upright(_rgb(frame, converter), self._orientation)
                     number += 1
                     if number == stop:
                         return
@@ -217,7 +218,10 @@ def _checksum(frame: av.VideoFrame) -> int:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether a frame is transposed, and then mirrored left to right and top to bottom, to be upright."""
+    """Whether a frame is transposed, and then mirrored left to right and top to bottom, to be upright.
+
+    Once a file: a frame that was asked for its side data is in a cycle of references and stays until it is collected.
+    """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # side data of a kind that PyAV does not know hide the others
@@ -230,12 +234,14 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return (True, c < 0, b < 0) if abs(b) + abs(c) > abs(a) + abs(d) else (False, a < 0, d < 0)
 
 
-def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    return (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
+def _upright(picture: np.ndarray, orientation: tuple[bool, bool, bool]) -> np.ndarray:
+    transposed, mirrored, upside_down = orientation
+    picture = picture.swapaxes(0, 1) if transposed else picture
+    return np.ascontiguousarray(picture[::-1 if upside_down else 1, ::-1 if mirrored else 1])
 
 
-def upright_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """A decoded frame as it is shown, uint8 RGB [H,W,3], by the matrix and the range that the file names.
+def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """A decoded frame in uint8 RGB [H,W,3], by the matrix and the range that the file names.
 
     Where it names no matrix, it is that of BT.709 for more than SD and that of BT.601 for the rest. Transfer and
     primaries are left as they are.
@@ -250,7 +256,4 @@ def upright_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray
             frame.color_range == ColorRange.UNSPECIFIED and kind.startswith(("yuvj", "gray")))
         colours = converter.reformat(frame, format="rgb24", src_colorspace=matrix, dst_colorspace=RGB,
                                      src_color_range=ColorRange.JPEG if full else ColorRange.MPEG)
-    transposed, mirrored, upside_down = _orientation(frame)
-    picture = colours.to_ndarray()
-    picture = picture.swapaxes(0, 1) if transposed else picture
-    return np.ascontiguousarray(picture[::-1 if upside_down else 1, ::-1 if mirrored else 1])
+    return colours.to_ndarray()

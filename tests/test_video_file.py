@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import os
 import struct
 from fractions import Fraction
@@ -112,6 +113,18 @@ def test_a_seek_spares_the_decoding_of_what_lies_before(tmp_path, monkeypatch):
     assert starts and None not in starts, "never from the beginning"
 
 
+def test_frames_are_not_held(tmp_path):
+    path = oriented(tmp_path / "a.mp4", (-1, 0, 0, 1), count=30)
+    gc.collect()
+    gc.disable()  # nothing that only this would free
+    try:
+        video = open_video(path)
+        assert sum(1 for _ in video.frames()) == 30
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) < 5
+    finally:
+        gc.enable()
+
+
 def test_damage_is_said_and_what_decodes_is_read_in_every_pass(tmp_path, caplog):
     path = write(tmp_path / "clip.ts", "libx264", b_frames=0)
     data = bytearray(path.read_bytes())
@@ -126,9 +139,9 @@ def test_damage_is_said_and_what_decodes_is_read_in_every_pass(tmp_path, caplog)
         assert np.array_equal(one, other)
 
 
-def oriented(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+def oriented(path: Path, matrix: tuple[int, int, int, int], count: int = 2) -> Path:
     """A file of `COLOURS` in its quarters, and the display matrix (a, b, c, d): x to a*x + c*y, y to b*x + d*y."""
-    write_colours(path, "libx264")
+    write_colours(path, "libx264", count=count)
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 4 + 20 + 16
     a, b, c, d = (65536 * value for value in matrix)
