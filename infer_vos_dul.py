@@ -29,12 +29,13 @@ import numpy as np
 import torch
 
 from datasets.evaluation_video import ListedVideo
-from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
+from datasets.filelists import EvaluationSequence, find_list
 from datasets.video import result_name
 from inference.own_video import describe_source, read_job, save_frame, split_mask_word
 from inference.pipeline import Job
 from inference.results import PRODUCTS, ResultFolder, describe_method
 from inference.run import Preparation, Run, Task
+from inference.sources import add_sources, read_sequences, source_flag, source_record
 from models import load_model
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
@@ -57,9 +58,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--version", action="version", version=f"ColorNet {VERSION}")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--infer-list", help="list of frames and masks, under DATASET.ROOT or in the repository")
-    source.add_argument("--video", metavar="PATH", help="a video file, or a folder of pictures")
+    add_sources(parser)
     add("--cfg", default=DEFAULT_SETTINGS, help="YAML settings (default configs/ytvos.yaml)")
     add("--preset", choices=PRESETS, help="a published protocol (configs/presets); --cfg and options win over it")
     add("--exp", default="0001", help="experiment id, recorded with the results")
@@ -125,12 +124,13 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
     own = {"--mask": args.mask, "--backward": args.backward, "--fps": args.fps is not None,
            "--save-frame": args.save_frame is not None}
     stray = [name for name, given in own.items() if given]
-    if args.infer_list and stray:
-        raise UserError(f"{', '.join(stray)} belong to --video, and --infer-list is given; a list names its own masks")
+    source = source_flag(args)
+    if not args.video and stray:
+        raise UserError(f"{', '.join(stray)} belong to --video, and {source} is given, which names its own masks")
     missing = [name for name, given in (("--mask-output-dir FOLDER", args.mask_output_dir),
                                         ("--resume MODEL", args.resume)) if not given]
-    if args.infer_list and missing:
-        raise UserError(f"--infer-list needs {' and '.join(missing)}")
+    if not args.video and missing:
+        raise UserError(f"{source} needs {' and '.join(missing)}")
     if args.video and not args.mask and args.save_frame is None:
         raise UserError("--video needs --mask FILE, the objects of its first frame; --save-frame 0 writes that frame "
                         "as PNG to paint them on")
@@ -175,7 +175,8 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
                       for number, mask in job.masks.items())
     logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
                 settings.TEST.KEY, device, args.precision)
-    inputs = [job.video.path, *(file for _, file in map(split_mask_word, args.mask)), *common_inputs(args)]
+    inputs = [job.video.path, *(file for _, file in map(split_mask_word, args.mask)),
+              *common_inputs(args, settings.DATASET.ROOT)]
     record = describe(args, settings, device)
     with results.claim([files], record, inputs=inputs, keep=args.keep_finished, overwrite=args.overwrite) as todo:
         if not todo:
@@ -191,8 +192,7 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
     """The sequences of a list, shared by the processes."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root = settings.DATASET.ROOT
-    path = find_list(args.infer_list, root)
-    sequences = read_evaluation_list(path, root)
+    sequences = read_sequences(args, root)
     clock = StageClock(device)
     prepare = preparation(args, settings, device, clock)
     results = ResultFolder(args.mask_output_dir, settings.TEST.KEY)
@@ -203,13 +203,13 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
         files = results.sequence(sequence.name, [video.names[number] for number in video.saved], products(args),
                                  {"frames": str(video.path.resolve())})
         tasks[files.masks] = Task(Job(video, video.masks, correct=False), video.saved, files)
-    inputs = [path, *common_inputs(args), *(file for sequence in share for frame in sequence.frames
+    inputs = [*common_inputs(args, root), *(file for sequence in share for frame in sequence.frames
                                             for file in (frame.image, frame.mask))]
     record = describe(args, settings, device)
     with results.claim([task.files for task in tasks.values()], record, inputs=inputs, keep=args.keep_finished,
                        overwrite=args.overwrite) as todo:
-        logger.info("experiment %s, run %s: %d of %d sequences of %s in %s (%d frames), process %d of %d; %s features "
-                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(sequences), args.infer_list, root,
+        logger.info("experiment %s, run %s: %d of %d sequences of %s (%d frames), process %d of %d; %s features "
+                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(sequences), source_record(args),
                     sum(len(tasks[files.masks].job.video) for files in todo), rank + 1, processes, settings.TEST.KEY,
                     size_in_words(settings), device, args.precision, args.seed)
         status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
@@ -228,9 +228,10 @@ def products(args: argparse.Namespace) -> list[str]:
     return sorted(wanted)
 
 
-def common_inputs(args: argparse.Namespace) -> list[Path]:
-    """Files that every run reads."""
-    return [Path(args.resume), Path(args.cfg)]
+def common_inputs(args: argparse.Namespace, root: str | Path) -> list[Path]:
+    """Files that a run reads beside its frames and masks."""
+    listed = [find_list(args.infer_list, root)] if args.infer_list else []
+    return [Path(args.resume), Path(args.cfg), *listed]
 
 
 def batch_size(settings: Settings, device: torch.device) -> int:
@@ -260,8 +261,7 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
     adapted = {"adapt": args.adapt, "seed": args.seed} if args.adapt else {}
     method = {**describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation),
               **adapted}
-    source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else {
-        "infer_list": args.infer_list}
+    source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else source_record(args)
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),
             "seed": args.seed, "device": str(device), "version": VERSION, "torch": torch.__version__, "method": method}
 

@@ -119,6 +119,16 @@ def test_masks_and_overlays_stand_where_they_should(root, tmp_path):
     assert record["version"] == VERSION
 
 
+def test_a_pair_of_folders_gives_what_its_list_gives(root, plain, tmp_path):
+    words = arguments(root, tmp_path)
+    place = words.index("--infer-list")
+    words[place:place + 2] = ["--frames", str(root / FRAMES), "--masks", str(root / MASKS), "--sequences", "walk"]
+    infer_vos_dul.main(words)
+    assert same({name: mask for name, mask in plain.items() if "/walk/" in name}, masks_in(tmp_path))
+    record = json.loads((tmp_path / "merge_vos/run.json").read_text())
+    assert record["sequences"] == ["walk"] and record["frames"] == str(root / FRAMES)
+
+
 def test_an_object_that_appears_later_is_tracked_from_there(root, tmp_path):
     masks = infer(root, tmp_path, lst="both")
     ids = [set(np.unique(masks[f"merge_vos/late/{t:05d}.png"])) for t in range(LENGTHS["late"])]
