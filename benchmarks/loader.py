@@ -34,12 +34,13 @@ from benchmarks.baselines.loader import plain_sample
 from datasets import build_train_dataset, collate, init_worker
 from datasets.filelists import scan_videos
 from datasets.geometry import resize
+from datasets.views import finished
 from utils.config import load_settings, load_train_config
 from utils.errors import run_script
 from utils.pictures import read_frame
 
 BATCH = 8  # clips, as TRAIN.BATCH_SIZE is by default
-STAGES = ("read_frame", "colour_frame", "colour_target", "photometric", "edge_weight", "_liquid", "_guided",
+STAGES = ("read_frame", "color_frame", "color_levels", "photometric", "pack_contours", "_liquid", "_guided",
           "crop_frame", "apply_theta", "_channels_first")
 
 
@@ -138,11 +139,19 @@ def print_statistics(makers: dict[str, Callable], clips: int) -> None:
     for name, make in makers.items():
         for branch, view in (("color", "view_a"), ("color", "view_b"), ("color", "target"), ("color", "edge"),
                              ("color", "grid"), ("dense", "view_1"), ("dense", "view_2")):
-            values = torch.stack([make(i)[branch][view].float() for i in range(clips)])
+            values = torch.stack([shown(make(i)[branch])[view].float() for i in range(clips)])
             scale = 255 if name == "plain" and view.startswith("view") else 1
             rows.setdefault(view, []).append((float(scale * values.mean()), float(scale * values.std())))
     for view, columns in rows.items():
         print(f"{view:24s}" + "".join(f"{mean:10.3f}{std:8.3f}" for mean, std in columns))
+
+
+def shown(views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A branch's views with the target and the edge weights that ours are finished to on the device."""
+    if "levels" not in views:
+        return views
+    made = finished({name: value[None] for name, value in views.items()})
+    return views | {name: made[name][0] for name in ("target", "edge")}
 
 
 def print_reduced(paths: list[Path]) -> None:

@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datasets.clips import DrawnClips, StillClips, VideoClips, frame_gaps, reduction_for
 from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
 from datasets.index import index_videos, keep_index, log_index
-from datasets.training import MixedClips, TrainingClips, checked, collate, init_worker, prepare, split_clips
-from datasets.views import ColourViews, DenseViews, ViewGeometry
+from datasets.loader import Batch, BatchLoader, default_workers, read_batch
+from datasets.training import MixedClips, TrainingClips
+from datasets.views import ColorViews, DenseViews, ViewGeometry
 from utils.errors import UserError
 
-__all__ = ["build_adaptation_dataset", "build_train_dataset", "checked", "collate", "init_worker", "prepare",
-           "split_clips"]
+__all__ = ["Batch", "BatchLoader", "build_adaptation_dataset", "build_loader",
+           "build_train_dataset", "read_batch"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
     `UserError` where there is none.
 
     A sample `dataset[(epoch, index)]` holds, with T = video_len, S = CROP_SIZE and only what a switch asks for:
-        color: `view_a`, `view_b` uint8 [T,3,S,S] RGB; `grid` [T,S/8,S/8,2] from A's features to B's;
-            `target` [T,3,S,S] in [0,1]; `edge` [T,1,S,S] in [1,5]; float32.
+        color: `view_a`, `view_b` uint8 [T,3,S,S] RGB; `grid` float32 [T,S/8,S/8,2] from A's features to B's;
+            `levels` uint8 [T,3,S,S] and their `values` float32 [3,256], the target; `contours` uint8 [T,S/2,S/16].
         dense: `view_1`, `view_2` uint8 [T,3,S,S]; `theta` float32 [2,3] from view 1's features to view 2's.
         clip: its name. failed: files that could not be decoded before this clip was taken.
     """
@@ -59,12 +61,19 @@ def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings,
     return TrainingClips(source, build_recipes(options, train_config, turned=False), seed=seed, summary={})
 
 
-def build_recipes(options, train_config, *, turned: bool) -> dict[str, ColourViews | DenseViews]:
+def build_loader(dataset: TrainingClips | MixedClips, settings, *, seed: int, device: torch.device) -> BatchLoader:
+    """What makes the batches of an epoch, by TRAIN.BATCH_SIZE and NUM_WORKERS."""
+    workers = settings.TRAIN.NUM_WORKERS
+    return BatchLoader(dataset, batch_size=settings.TRAIN.BATCH_SIZE, seed=seed, device=device,
+                       workers=workers if workers >= 0 else default_workers())
+
+
+def build_recipes(options, train_config, *, turned: bool) -> dict[str, ColorViews | DenseViews]:
     """What makes a clip's views for each branch that the configuration trains."""
     geometry = ViewGeometry(size=options.CROP_SIZE[0], short_range=options.SMALLEST_RANGE, random_crop=options.RND_CROP,
                             guided_flip=options.GUIDED_HFLIP,
                             zoom_range=options.RND_ZOOM_RANGE if options.RND_ZOOM else None)
-    recipes = {"color": ColourViews(
+    recipes = {"color": ColorViews(
         geometry, color_mode=train_config.color_mode, clip_lab=train_config.is_labclip, augment=train_config.is_aug,
         shadow=train_config.is_shadow, liquid=train_config.is_liquid, edge=train_config.is_edge,
         consistency=train_config.space_consistency, turned=turned)}

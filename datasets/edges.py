@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 STEP = 16  # every 16th column and row is walked
 GAP = 16  # an edge counts after more than 16 pixels without one, so texture does not
@@ -12,6 +15,24 @@ STAMP = np.ones((8, 8), np.uint8)
 
 def edge_weight(image: np.ndarray) -> np.ndarray:
     """RGB uint8 [H,W,3] to weights float32 [H,W] in [1,5] (DESIGN section 5, edge weight map)."""
+    mask = torch.from_numpy(contour_mask(image))
+    return _weights(mask[None, None], image.shape[:2])[0, 0].numpy()
+
+
+def pack_contours(images: list[np.ndarray]) -> Tensor:
+    """The contours of T square pictures uint8 [S,S,3], a bit a pixel of half the size: uint8 [T,S/2,S/16 or more]."""
+    return torch.from_numpy(np.packbits(np.stack([contour_mask(image) for image in images]), axis=2))
+
+
+def unpack_weights(packed: Tensor, side: int) -> Tensor:
+    """`pack_contours` of B clips [B,T,S/2,...] to the weights of S = `side` pixels a side, float32 [B,T,1,S,S]."""
+    bits = 2 ** torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
+    mask = (packed[..., None] & bits).bool().flatten(3)[..., :side // 2]  # [B,T,S/2,S/2]
+    return _weights(mask.flatten(0, 1)[:, None], (side, side)).unflatten(0, mask.shape[:2])
+
+
+def contour_mask(image: np.ndarray) -> np.ndarray:
+    """RGB uint8 [H,W,3] to the 8x8 blocks around isolated contours, uint8 0 or 1 at half the size [H//2,W//2]."""
     height, width = image.shape[:2]
     half = cv2.resize(image, (width // 2, height // 2))
     edges = cv2.Canny(cv2.GaussianBlur(half, (5, 5), 3), 100, 200) > 0
@@ -24,8 +45,12 @@ def edge_weight(image: np.ndarray) -> np.ndarray:
     isolated[::STEP] |= _after_gap(edges[::STEP])
     isolated[:4] = isolated[:, :4] = 0  # their stamp would begin at a negative index
     # dst(y) = max of src(y-3 .. y+4): each isolated pixel j stamps [j-4, j+4)
-    mask = cv2.dilate(isolated, STAMP, anchor=(3, 3), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return 1 + 4 * cv2.resize(mask.astype(np.float32), (width, height))
+    return cv2.dilate(isolated, STAMP, anchor=(3, 3), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def _weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks [N,1,h,w] to weights in [1,5] at full `size` (height, width): [N,1,H,W]."""
+    return 1 + 4 * F.interpolate(mask.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def _after_gap(lines: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def draw_crop(rng: np.random.Generator, *, random_origin: bool) -> np.ndarray:
     return np.concatenate([origin, size])
 
 
-def colour_frame(frame: np.ndarray, short_side: float, size: int, *, vertical_flip: bool, angle: float,
+def color_frame(frame: np.ndarray, short_side: float, size: int, *, vertical_flip: bool, angle: float,
                  crop: tuple[float, float, float, float], horizontal_flip: bool) -> np.ndarray:
     """A frame of view A, uint8 [H,W,3] to [size,size,3]: the chain of DESIGN section 5 in its order.
 

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 
-def colour_target(frames: np.ndarray, mode: str, clip: bool) -> np.ndarray:
+def color_target(frames: np.ndarray, mode: str, clip: bool) -> Tensor:
     """RGB uint8 [T,H,W,3] to the reconstruction target float32 [T,3,H,W] in [0,1] (DESIGN section 5).
 
     `mode` LAB: L divided by 255, a and b of all frames, taken together, stretched to [0,1] (after clipping to mean
     +- 3 standard deviations where `clip`); AB: the same with L zero; RGB: divided by 255.
     """
+    levels, values = color_levels(frames, mode, clip)
+    return values_of(levels[None], values[None])[0]
+
+
+def color_levels(frames: np.ndarray, mode: str, clip: bool) -> tuple[Tensor, Tensor]:
+    """What `color_target` is made of, a quarter of its size: uint8 levels [T,3,H,W] and their values [3,256]."""
     T, H, W, _ = frames.shape
     tall = frames.reshape(T * H, W, 3)
-    unit = np.arange(256, dtype=np.float32) / 255  # a level has one value: 256 of them are computed, not T*H*W
-    tables = [unit, unit, unit]
+    unit = np.arange(256, dtype=np.float32) / 255
+    values = [unit, unit, unit]
     if mode != "RGB":
         tall = cv2.cvtColor(tall, cv2.COLOR_RGB2LAB)
         stretched = _stretch(tall, unit, clip)
-        tables = [unit if mode == "LAB" else 0 * unit, stretched, stretched]
-    target = np.empty((T, 3, H, W), np.float32)
-    for frame, planes in zip(tall.reshape(T, H, W, 3), target):
-        for channel, table, plane in zip(cv2.split(frame), tables, planes):
-            cv2.LUT(channel, table, dst=plane)
-    return target
+        values = [unit if mode == "LAB" else 0 * unit, stretched, stretched]
+    levels = np.empty((T, 3, H, W), np.uint8)
+    for frame, planes in zip(tall.reshape(T, H, W, 3), levels):
+        cv2.split(frame, list(planes))  # writes into `levels`
+    return torch.from_numpy(levels), torch.from_numpy(np.stack(values))
+
+
+def values_of(levels: Tensor, values: Tensor) -> Tensor:
+    """Each level's value: uint8 [B,T,3,H,W] by float32 [B,3,256] to float32 [B,T,3,H,W]."""
+    tables = 256 * torch.arange(values.shape[0] * values.shape[1], device=values.device)
+    return torch.take(values, levels.long() + tables.view(*values.shape[:2], 1, 1)[:, None])
 
 
 def _stretch(lab: np.ndarray, unit: np.ndarray, clip: bool) -> np.ndarray:

@@ -21,7 +21,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator, *, shadow: bool, bl
     if shadow and rng.random() < 0.8:
         image = cast_shadow(image, rng)
     if rng.random() < 0.8:
-        image = colour_jitter(image, rng)
+        image = color_jitter(image, rng)
     if rng.random() < 0.2:
         image = _grey(image)
     if rng.random() < blur_probability:
@@ -31,7 +31,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator, *, shadow: bool, bl
     return image
 
 
-def colour_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation and hue in random order, each as torchvision's ColorJitter draws it."""
     brightness, contrast, saturation = (rng.uniform(1 - x, 1 + x) for x in (BRIGHTNESS, CONTRAST, SATURATION))
     hue = rng.uniform(-HUE, HUE)

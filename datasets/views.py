@@ -8,20 +8,22 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
-from datasets.edges import edge_weight
+from datasets.edges import pack_contours, unpack_weights
 from datasets.geometry import (
     MAX_ANGLE,
     apply_theta,
-    colour_frame,
+    color_frame,
     crop_frame,
     draw_crop,
     draw_theta,
     theta_grid,
 )
-from datasets.lab import colour_target
+from datasets.lab import color_levels, values_of
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 from datasets.photometric import photometric
+from utils.images import normalise
 
 FEATURE_STRIDE = 8  # one grid point a feature
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -39,7 +41,7 @@ class ViewGeometry:
 
 
 @dataclass(frozen=True)
-class ColourViews:
+class ColorViews:
     """Views A and B of a clip, B's sampling grid, A's colour target and edge weights; only what a switch asks for."""
 
     geometry: ViewGeometry
@@ -53,14 +55,14 @@ class ColourViews:
     turned: bool  # the frames are rotated already
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """T frames uint8 [H,W,3] to the tensors `view_a`, `target`, `edge`, `view_b`, `grid` of a sample."""
+        """T frames uint8 [H,W,3] to a sample's `view_a`, `levels`, `values`, `contours`, `view_b`, `grid`."""
         short_side = rng.integers(*self.geometry.short_range)
         plain = np.stack([self._free_frame(frame, short_side, rng) for frame in frames])
         view_a = [self._photometric(frame, rng, blur=0.2, solarise=0) for frame in plain]
-        views = {"view_a": _channels_first(view_a),
-                 "target": torch.from_numpy(colour_target(plain, self.color_mode, self.clip_lab))}
+        levels, values = color_levels(plain, self.color_mode, self.clip_lab)
+        views = {"view_a": _channels_first(view_a), "levels": levels, "values": values}
         if self.edge:
-            views["edge"] = torch.from_numpy(np.stack([edge_weight(frame) for frame in view_a]))[:, None]
+            views["contours"] = pack_contours(view_a)
         if self.consistency:
             view_b = [self._photometric(frame, rng, blur=0.3, solarise=0.1) for frame in plain]
             warp = self._liquid if self.liquid and rng.random() < 0.5 else self._guided
@@ -72,7 +74,7 @@ class ColourViews:
         vertical_flip = rng.random() < 0.3
         angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE) if not self.turned and rng.random() < 0.5 else 0
         crop = draw_crop(rng, random_origin=self.geometry.random_crop) if rng.random() < 0.7 else WHOLE
-        return colour_frame(frame, short_side, self.geometry.size, vertical_flip=vertical_flip, angle=angle, crop=crop,
+        return color_frame(frame, short_side, self.geometry.size, vertical_flip=vertical_flip, angle=angle, crop=crop,
                             horizontal_flip=rng.random() < 0.5)
 
     def _photometric(self, frame: np.ndarray, rng: np.random.Generator, *, blur: float, solarise: float) -> np.ndarray:
@@ -114,6 +116,21 @@ class DenseViews:
                   for frame in frames]
         view_2 = [apply_theta(frame, theta) for frame in view_1]
         return {"view_1": _channels_first(view_1), "view_2": _channels_first(view_2), "theta": torch.from_numpy(theta)}
+
+
+def finished(views: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A branch's views of B clips, small as they left the loader processes, as the objective takes them.
+
+    uint8 `view_*` become the network's normalised input; `levels` and `values` of colours the `target` [B,T,3,S,S];
+    `contours` the `edge` weights [B,T,1,S,S]; the other tensors stay.
+    """
+    side = next(view.shape[-1] for name, view in views.items() if name.startswith("view"))
+    made = {name: normalise(value) if name.startswith("view") else value for name, value in views.items()}
+    if "levels" in made:
+        made["target"] = values_of(made.pop("levels"), made.pop("values"))
+    if "contours" in made:
+        made["edge"] = unpack_weights(made.pop("contours"), side)
+    return made
 
 
 def _channels_first(frames: Sequence[np.ndarray]) -> torch.Tensor:

@@ -62,7 +62,7 @@ class Run:
     def __call__(self, tasks: Sequence[Task]) -> int | None:
         """Carry out `tasks`; after a signal what was done is written, and the shell's status for it returned."""
         start, frames = time.perf_counter(), sum(len(task.job.video) for task in tasks)
-        with (memory_advice(), logging_redirect_tqdm(),
+        with (self._stop.deferred(), memory_advice(), logging_redirect_tqdm(),
               tqdm(total=sum(task.steps for task in tasks), unit="frame", position=self._place, disable=None) as bar):
             for number, task in enumerate(tasks, start=1):
                 name = task.files.masks.name

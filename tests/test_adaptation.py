@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import build_adaptation_dataset, checked, collate, prepare, split_clips
+from datasets import build_adaptation_dataset, read_batch
 from datasets.clips import DrawnClips
 from models import load_model
 from tests.helpers import released_state
@@ -99,9 +99,9 @@ def test_the_objective_falls_on_the_video(path):
 
     def loss(model) -> float:
         clips = build_adaptation_dataset(video(), LENGTH, other._settings, other._config, clips=6, seed=99)
-        batch = prepare(split_clips(checked(collate([clips[0, i] for i in range(6)])), 1)[0], torch.device("cpu"))
+        views = read_batch(clips, [(0, i) for i in range(6)], torch.device("cpu")).views
         with torch.no_grad():
-            return float(adapt._objective(model.train(), batch, torch.Generator().manual_seed(0)).total)
+            return float(adapt._objective(model.train(), views, torch.Generator().manual_seed(0)).total)
 
     before = loss(load_model(path))
     assert loss(adapt(iter(video()), LENGTH)) < 0.9 * before

@@ -15,22 +15,24 @@ import torchvision.transforms.functional as TF
 from datasets import photometric as photometric_module
 from datasets import shadow as shadow_module
 from datasets import views as views_module
-from datasets.geometry import apply_theta, colour_frame, crop_frame, draw_theta, rotate, theta_grid
+from datasets.edges import edge_weight, pack_contours
+from datasets.geometry import apply_theta, color_frame, crop_frame, draw_theta, rotate, theta_grid
+from datasets.lab import color_levels, color_target
 from datasets.photometric import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    colour_jitter,
+    color_jitter,
     photometric,
 )
 from datasets.shadow import cast_shadow, painted_shadow, shadow_mask, smooth_exponent, smooth_shadow
-from datasets.views import ColourViews, DenseViews, ViewGeometry
+from datasets.views import ColorViews, DenseViews, ViewGeometry, finished
 
 WHOLE = (0, 0, 1, 1)
 GEOMETRY = ViewGeometry(size=64, short_range=(64, 80), random_crop=True, guided_flip=True, zoom_range=(0.5, 1.0))
-COLOUR = ColourViews(GEOMETRY, color_mode="LAB", clip_lab=True, augment=True, shadow=True, liquid=True, edge=True,
-                     consistency=True, turned=False)
+COLOR = ColorViews(GEOMETRY, color_mode="LAB", clip_lab=True, augment=True, shadow=True, liquid=True, edge=True,
+                   consistency=True, turned=False)
 
 
 def coordinates(height, width):
@@ -57,9 +59,9 @@ def close(a, b, within):
 
 @pytest.mark.parametrize("vertical, horizontal", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("crop", [WHOLE, (0.1, 0.2, 0.7, 0.5), (0.25, 0.0, 0.5, 0.75)])
-def test_colour_frame_shows_the_crop_of_the_flipped_frame(crop, vertical, horizontal):
+def test_color_frame_shows_the_crop_of_the_flipped_frame(crop, vertical, horizontal):
     x, y, w, h = crop
-    view = colour_frame(coordinates(120, 200), 100, 64, vertical_flip=vertical, angle=0, crop=crop,
+    view = color_frame(coordinates(120, 200), 100, 64, vertical_flip=vertical, angle=0, crop=crop,
                         horizontal_flip=horizontal)
     u = (np.arange(64) + 0.5) / 64
     expected_x = x + w * (1 - u if horizontal else u)
@@ -69,10 +71,10 @@ def test_colour_frame_shows_the_crop_of_the_flipped_frame(crop, vertical, horizo
     close(view[inner, 32, 1], 255 * (1 - expected_y if vertical else expected_y)[inner], within=2.5)
 
 
-def test_colour_frame_turns_about_the_centre_before_it_squeezes():
+def test_color_frame_turns_about_the_centre_before_it_squeezes():
     frame = np.full((100, 200, 3), 200, np.uint8)
     frame[49:51, 50:150] = (255, 0, 0)  # a bar of half the width
-    view = colour_frame(frame, 100, 100, vertical_flip=False, angle=30, crop=WHOLE, horizontal_flip=False)
+    view = color_frame(frame, 100, 100, vertical_flip=False, angle=30, crop=WHOLE, horizontal_flip=False)
     rows, columns = np.nonzero((view[..., 0] > 200) & (view[..., 1] < 190))
     half_x, half_y = 50 * np.cos(np.pi / 6) / 2, 50 * np.sin(np.pi / 6)  # the frame is squeezed 2 to 1 afterwards
     close((np.ptp(columns) / 2, np.ptp(rows) / 2), (half_x, half_y), within=2)
@@ -80,8 +82,8 @@ def test_colour_frame_turns_about_the_centre_before_it_squeezes():
     assert not view[0, 0].any() and not view[-1, -1].any()  # black corners
 
 
-def test_colour_frame_without_turn_has_no_black_border():
-    view = colour_frame(np.full((90, 160, 3), 200, np.uint8), 80, 64, vertical_flip=True, angle=0,
+def test_color_frame_without_turn_has_no_black_border():
+    view = color_frame(np.full((90, 160, 3), 200, np.uint8), 80, 64, vertical_flip=True, angle=0,
                         crop=(0, 0, 0.5, 0.5), horizontal_flip=True)
     assert (view == 200).all()
 
@@ -96,7 +98,7 @@ def test_a_turn_by_whole_degrees_keeps_size_and_centre():
 
 def test_small_frames_are_reflected_up_to_the_crop():
     frame = coordinates(40, 120)
-    view = colour_frame(frame, 40, 64, vertical_flip=False, angle=0, crop=WHOLE, horizontal_flip=False)
+    view = color_frame(frame, 40, 64, vertical_flip=False, angle=0, crop=WHOLE, horizontal_flip=False)
     close(view[31:33, :, 1].mean(), 127.5, within=3)
     close(view[12:52, 32, 1], frame[:, 60, 1], within=4)  # the frame itself in the middle
     close(view[:12, 32, 1], view[13:25, 32, 1][::-1], within=8)  # and its reflection above
@@ -174,7 +176,7 @@ def test_jitter_is_drawn_as_specified_and_in_any_order(monkeypatch):
              for name in names}
     rng = np.random.default_rng(0)
     for _ in range(4000):
-        colour_jitter(np.zeros((2, 2, 3), np.uint8), rng)
+        color_jitter(np.zeros((2, 2, 3), np.uint8), rng)
     for name, (low, high) in zip(names, ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1))):
         drawn = np.array([args[1] for args, _ in calls[name]])
         assert len(drawn) == 4000 and low <= drawn.min() and drawn.max() <= high
@@ -185,7 +187,7 @@ def test_jitter_is_drawn_as_specified_and_in_any_order(monkeypatch):
 
 @pytest.mark.parametrize("blur, solarise", [(0.2, 0), (0.3, 0.1)])
 def test_photometric_changes_have_their_rates(monkeypatch, blur, solarise):
-    calls = {name: record(monkeypatch, photometric_module, name) for name in ("cast_shadow", "colour_jitter", "_grey")}
+    calls = {name: record(monkeypatch, photometric_module, name) for name in ("cast_shadow", "color_jitter", "_grey")}
     blurs, solarised = record(monkeypatch, cv2, "GaussianBlur"), record(monkeypatch, cv2, "LUT")
     rng = np.random.default_rng(0)
     picture = np.zeros((2, 2, 3), np.uint8)
@@ -276,7 +278,7 @@ def test_smooth_shadows_raise_to_exponents_from_a_half_to_two(monkeypatch):
 
 def free_frames(monkeypatch, views, clips=1500, T=3):
     """The arguments of every frame of view A in many clips."""
-    calls = record(monkeypatch, views_module, "colour_frame", lambda frame, *_, **__: frame)
+    calls = record(monkeypatch, views_module, "color_frame", lambda frame, *_, **__: frame)
     quick = replace(views, augment=False, edge=False, consistency=False)
     rng = np.random.default_rng(0)
     for _ in range(clips):
@@ -285,7 +287,7 @@ def free_frames(monkeypatch, views, clips=1500, T=3):
 
 
 def test_free_transforms_of_view_a_have_their_rates_and_ranges(monkeypatch):
-    calls = free_frames(monkeypatch, COLOUR)
+    calls = free_frames(monkeypatch, COLOR)
     options = [kwargs for _, kwargs in calls]
     sides = np.array([args[1] for args, _ in calls]).reshape(-1, 3)
     assert (sides == sides[:, :1]).all() and set(np.unique(sides)) == set(range(64, 80))  # one short side a clip
@@ -304,11 +306,11 @@ def test_free_transforms_of_view_a_have_their_rates_and_ranges(monkeypatch):
 
 
 def test_frames_that_are_turned_already_are_not_turned_again(monkeypatch):
-    assert not any(kwargs["angle"] for _, kwargs in free_frames(monkeypatch, replace(COLOUR, turned=True), clips=50))
+    assert not any(kwargs["angle"] for _, kwargs in free_frames(monkeypatch, replace(COLOR, turned=True), clips=50))
 
 
 def test_crops_are_centred_without_random_crop(monkeypatch):
-    views = replace(COLOUR, geometry=replace(GEOMETRY, random_crop=False))
+    views = replace(COLOR, geometry=replace(GEOMETRY, random_crop=False))
     crops = np.array([kwargs["crop"] for _, kwargs in free_frames(monkeypatch, views, clips=100)])
     close(crops[:, :2] + crops[:, 2:] / 2, 0.5, within=1e-9)
     assert (crops[:, 2] < 1).any()
@@ -325,8 +327,8 @@ def features(pictures):
 @pytest.mark.parametrize("liquid", [True, False])
 def test_features_of_a_sampled_at_the_grid_are_those_of_b(monkeypatch, liquid):
     geometry = replace(GEOMETRY, size=256, short_range=(256, 257))
-    views = replace(COLOUR, geometry=geometry, augment=False, liquid=liquid)
-    monkeypatch.setattr(views_module, "colour_frame", lambda frame, *_, **__: coordinates(256, 256))
+    views = replace(COLOR, geometry=geometry, augment=False, liquid=liquid)
+    monkeypatch.setattr(views_module, "color_frame", lambda frame, *_, **__: coordinates(256, 256))
     for seed in range(8):
         sample = views([coordinates(256, 256)] * 2, np.random.default_rng(seed))
         grid = sample["grid"]
@@ -360,8 +362,8 @@ def test_dense_frames_share_one_crop_and_flip(monkeypatch):
 
 def test_view_b_is_liquid_half_of_the_time_and_never_without_the_switch(monkeypatch):
     liquid = record(monkeypatch, views_module, "liquid_map", views_module.liquid_map)
-    monkeypatch.setattr(views_module, "colour_frame", lambda frame, *_, **__: frame)
-    views = replace(COLOUR, geometry=replace(GEOMETRY, size=8), augment=False, edge=False)
+    monkeypatch.setattr(views_module, "color_frame", lambda frame, *_, **__: frame)
+    views = replace(COLOR, geometry=replace(GEOMETRY, size=8), augment=False, edge=False)
     rng = np.random.default_rng(0)
     for _ in range(1500):
         views([np.zeros((8, 8, 3), np.uint8)] * 2, rng)
@@ -374,36 +376,63 @@ def test_view_b_is_liquid_half_of_the_time_and_never_without_the_switch(monkeypa
 
 def test_photometric_settings_of_the_two_views(monkeypatch):
     calls = record(monkeypatch, views_module, "photometric")
-    COLOUR([texture()] * 2, np.random.default_rng(0))
+    COLOR([texture()] * 2, np.random.default_rng(0))
     settings = [tuple(kwargs.values()) for _, kwargs in calls]
     assert settings == [(True, 0.2, 0)] * 2 + [(True, 0.3, 0.1)] * 2
-    replace(COLOUR, shadow=False)([texture()], np.random.default_rng(0))
+    replace(COLOR, shadow=False)([texture()], np.random.default_rng(0))
     assert not calls[-1][1]["shadow"] and len(calls) == 6
-    replace(COLOUR, augment=False)([texture()], np.random.default_rng(0))
+    replace(COLOR, augment=False)([texture()], np.random.default_rng(0))
     assert len(calls) == 6
 
 
 def test_target_is_of_the_unchanged_picture_and_edges_of_the_changed_one(monkeypatch):
     monkeypatch.setattr(views_module, "photometric", lambda image, *_, **__: np.zeros_like(image))
-    sample = replace(COLOUR, color_mode="RGB")([texture()] * 2, np.random.default_rng(0))
-    assert not sample["view_a"].any() and (sample["edge"] == 1).all() and sample["target"].std() > 0.05
-    plain = replace(COLOUR, color_mode="RGB", augment=False)([texture()] * 2, np.random.default_rng(0))
-    close(plain["view_a"] / 255, plain["target"], within=1e-6)
+    sample = replace(COLOR, color_mode="RGB")([texture()] * 2, np.random.default_rng(0))
+    assert not sample["view_a"].any() and not sample["contours"].any() and sample["levels"].float().std() > 0.05 * 255
+    plain = replace(COLOR, color_mode="RGB", augment=False)([texture()] * 2, np.random.default_rng(0))
+    assert torch.equal(plain["view_a"], plain["levels"])
 
 
 def test_only_what_a_switch_asks_for_is_made():
     frames = [texture()] * 3
-    sample = COLOUR(frames, np.random.default_rng(0))
+    sample = COLOR(frames, np.random.default_rng(0))
     shapes = {name: (value.dtype, tuple(value.shape)) for name, value in sample.items()}
     assert shapes == {"view_a": (torch.uint8, (3, 3, 64, 64)), "view_b": (torch.uint8, (3, 3, 64, 64)),
-                      "target": (torch.float32, (3, 3, 64, 64)), "edge": (torch.float32, (3, 1, 64, 64)),
-                      "grid": (torch.float32, (3, 8, 8, 2))}
-    bare = replace(COLOUR, edge=False, consistency=False)(frames, np.random.default_rng(0))
-    assert set(bare) == {"view_a", "target"}
+                      "levels": (torch.uint8, (3, 3, 64, 64)), "values": (torch.float32, (3, 256)),
+                      "contours": (torch.uint8, (3, 32, 4)), "grid": (torch.float32, (3, 8, 8, 2))}
+    bare = replace(COLOR, edge=False, consistency=False)(frames, np.random.default_rng(0))
+    assert set(bare) == {"view_a", "levels", "values"}
+
+
+@pytest.mark.parametrize("mode", ["LAB", "AB", "RGB"])
+@pytest.mark.parametrize("size", [64, 72, 256])  # half of 72 is no multiple of 8: a row's bits are padded
+def test_what_a_loader_process_sends_is_small_and_finished_exactly(mode, size):
+    pictures = [[texture(size, size, seed=2 * clip + t) // 2 for t in range(2)] for clip in range(2)]
+    for frames in pictures:
+        frames[0][:, size // 2:] += 127  # a contour
+    sent = []
+    for frames in pictures:
+        levels, values = color_levels(np.stack(frames), mode, clip=True)
+        sent.append({"view_a": torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), "levels": levels,
+                     "values": values, "contours": pack_contours(frames)})
+    made = finished({name: torch.stack([sample[name] for sample in sent]) for name in sent[0]})
+    assert made.keys() == {"view_a", "target", "edge"}
+    for clip, frames in enumerate(pictures):
+        assert torch.equal(made["target"][clip], color_target(np.stack(frames), mode, clip=True))
+        weights = np.stack([edge_weight(frame) for frame in frames])
+        assert np.array_equal(made["edge"][clip, :, 0].numpy(), weights) and (weights.max() > 1) == (size > 64)
+
+
+def test_a_batch_of_eight_clips_leaves_its_loader_process_in_40_megabytes():
+    geometry = replace(GEOMETRY, size=256, short_range=(256, 320))
+    frames, rng = [texture(300, 400)] * 5, np.random.default_rng(0)
+    views = replace(COLOR, geometry=geometry)(frames, rng), DenseViews(geometry)(frames, rng)
+    size = sum(value.numel() * value.element_size() for branch in views for value in branch.values())
+    assert 8 * size <= 40e6
 
 
 def test_clip_lab_reaches_the_target():
     frame = np.full((96, 144, 3), 120, np.uint8)
     frame[40:44, 60:64] = (255, 0, 0)  # an outlier to clip
-    targets = [replace(COLOUR, clip_lab=clip)([frame], np.random.default_rng(4))["target"] for clip in (True, False)]
-    assert not torch.equal(*targets)
+    values = [replace(COLOR, clip_lab=clip)([frame], np.random.default_rng(4))["values"] for clip in (True, False)]
+    assert not torch.equal(*values)

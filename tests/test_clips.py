@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from datasets import build_train_dataset, checked, collate, init_worker
+from datasets import Batch, build_loader, build_train_dataset, read_batch
 from datasets.clips import StillClips, VideoClips, draw_positions, frame_gaps, reduction_for
 from datasets.filelists import Video
+from datasets.loader import default_workers, init_worker
 from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
 from utils.errors import UserError
+from utils.images import normalise
 
 
 def picture(height=48, width=64, seed=0):
@@ -129,23 +131,65 @@ def test_a_sample_is_fixed_by_seed_epoch_and_index(root):
         assert not torch.equal(other["color"]["view_a"], dataset[(1, 0)]["color"]["view_a"])
 
 
+def loader(dataset, batch_size, workers, seed=0, device="cpu"):
+    settings = load_settings(overrides=["TRAIN.BATCH_SIZE", str(batch_size), "TRAIN.NUM_WORKERS", str(workers)])
+    return build_loader(dataset, settings, seed=seed, device=torch.device(device))
+
+
 def test_workers_change_nothing(root):
     dataset = build(root)
-    epochs = []
-    for workers in (0, 2):
-        sampler = EpochBatchSampler(len(dataset), batch_size=1, seed=0)
-        sampler.set_position(1)
-        epochs.append(list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers,
-                                      worker_init_fn=init_worker)))
-    assert len(epochs[0]) == 3 and all(equal(a, b) for a, b in zip(*epochs))
+    alone, helped = (list(loader(dataset, 1, workers).batches(1)) for workers in (0, 2))
+    assert len(alone) == 3 and all(equal(a._asdict(), b._asdict()) for a, b in zip(alone, helped))
 
 
-def test_collate_stacks_views_and_lists_texts(root):
+def test_batches_begin_where_they_are_asked_to(root):
+    batches = loader(build(root), 1, 0)
+    rest = list(batches.batches(2, first=1))
+    assert len(batches) == 3 and len(rest) == 2
+    assert all(equal(a._asdict(), b._asdict()) for a, b in zip(rest, list(batches.batches(2))[1:]))
+    assert list(batches.batches(2, first=3)) == []
+
+
+def test_a_batch_is_what_the_objective_takes(root):
     dataset = build(root)
-    batch = collate([dataset[(1, 0)], dataset[(1, 1)]])
-    assert batch["color"]["view_a"].shape == (2, 3, 3, 32, 32) and batch["color"]["grid"].shape == (2, 3, 4, 4, 2)
-    assert batch["dense"]["theta"].shape == (2, 2, 3) and batch["dense"]["view_2"].dtype == torch.uint8
-    assert batch["clip"] == ["JPEGImages/v0", "JPEGImages/v1"] and batch["failed"] == []
+    batch = read_batch(dataset, [(1, 0), (1, 1)], torch.device("cpu"))
+    assert {branch: {name: (value.dtype, tuple(value.shape)) for name, value in views.items()}
+            for branch, views in batch.views.items()} == {
+        "color": {"view_a": (torch.float32, (2, 3, 3, 32, 32)), "view_b": (torch.float32, (2, 3, 3, 32, 32)),
+                  "grid": (torch.float32, (2, 3, 4, 4, 2)), "target": (torch.float32, (2, 3, 3, 32, 32)),
+                  "edge": (torch.float32, (2, 3, 1, 32, 32))},
+        "dense": {"view_1": (torch.float32, (2, 3, 3, 32, 32)), "view_2": (torch.float32, (2, 3, 3, 32, 32)),
+                  "theta": (torch.float32, (2, 2, 3))}}
+    torch.testing.assert_close(batch.views["dense"]["view_1"][1], normalise(dataset[(1, 1)]["dense"]["view_1"]))
+    assert batch.clips == ["JPEGImages/v0", "JPEGImages/v1"] and batch.failed == 0
+
+
+def test_a_batch_splits_into_parts_of_equally_many_clips():
+    batch = Batch({"color": {"x": torch.arange(4)}, "dense": {"y": torch.arange(8).view(4, 2)}}, list("abcd"), 0)
+    parts = batch.parts(2)
+    assert [part["color"]["x"].tolist() for part in parts] == [[0, 1], [2, 3]]
+    assert parts[1]["dense"]["y"].tolist() == [[4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize("cores, processes, workers", [(2, 1, 2), (16, 1, 12), (16, 4, 4), (2, 4, 1)])
+def test_loader_processes_follow_the_machine(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr("datasets.loader.local_world_size", lambda: processes)
+    assert load_settings().TRAIN.NUM_WORKERS == -1 and default_workers() == workers
+
+
+def test_a_loader_process_leaves_signals_to_the_training_process_and_uses_one_thread(root):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        init_worker(0)
+        assert cv2.getNumThreads() == 1
+        assert all(signal.getsignal(number) == signal.SIG_IGN for number in before)
+    finally:
+        cv2.setNumThreads(threads)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_broken_clip_is_replaced_named_and_listed(root, caplog):
@@ -156,20 +200,16 @@ def test_a_broken_clip_is_replaced_named_and_listed(root, caplog):
     assert equal(sample, again) and sample["clip"] in ("JPEGImages/v1", "JPEGImages/v2")
     assert len(sample["failed"]) == 1 and sample["failed"][0].startswith(str(root / "JPEGImages/v0"))
     assert any(record.levelno == logging.WARNING and sample["failed"][0] in record.message for record in caplog.records)
-    batch = collate([sample, dataset[(1, 1)]])
-    assert batch["failed"] == sample["failed"] and batch["clip"] == [sample["clip"], "JPEGImages/v1"]
-    checked(batch)
+    batch = read_batch(dataset, [(1, 0), (1, 1)], torch.device("cpu"))
+    assert batch.failed == 1 and batch.clips == [sample["clip"], "JPEGImages/v1"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_when_all_is_broken_the_user_reads_one_clear_line(root, workers):
     for path in root.glob("JPEGImages/*/*.jpg"):
         cut(path)
-    sampler = EpochBatchSampler(3, batch_size=2, seed=0)
-    loader = DataLoader(build(root), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
     with pytest.raises(UserError, match=r"3 attempts, the last at .*\.jpg") as caught:
-        for batch in loader:
-            checked(batch)
+        list(loader(build(root), 2, workers).batches(1))
     assert "Traceback" not in str(caught.value)
 
 
@@ -245,12 +285,13 @@ def test_a_mixed_sample_is_made_from_seed_epoch_and_index_alone(root):
     samples = {position: first[position] for position in order}
     assert all(equal(samples[position], again[position]) for position in reversed(order))
     assert not equal(samples[(1, 3)], mixed(root, 0.4, seed=4)[(1, 3)])
+    batch, = loader(first, 5, 2, seed=3).batches(1)
     sampler = EpochBatchSampler(len(first), batch_size=5, seed=3)
     sampler.set_position(1)
-    batch, = DataLoader(first, batch_sampler=sampler, num_workers=2, collate_fn=collate, worker_init_fn=init_worker)
     positions, = sampler
-    assert batch["clip"] == [samples[position]["clip"] for position in positions]
-    assert torch.equal(batch["color"]["view_b"], torch.stack([samples[p]["color"]["view_b"] for p in positions]))
+    assert batch.clips == [samples[position]["clip"] for position in positions]
+    again = read_batch(first, positions, torch.device("cpu"))
+    assert torch.equal(batch.views["color"]["view_b"], again.views["color"]["view_b"])
 
 
 def test_a_share_of_stills_alone_is_refused(root):
@@ -292,7 +333,7 @@ def test_yaml_keys_reach_both_recipes(root, key, value, attribute, expected):
     ("is_edge", False, "edge"), ("space_consistency", False, "consistency"), ("is_labclip", False, "clip_lab"),
     ("color_mode", "RGB", "color_mode"),
 ])
-def test_json_keys_reach_the_colour_views(root, key, value, attribute):
+def test_json_keys_reach_the_color_views(root, key, value, attribute):
     assert getattr(build(root, **{key: value}).recipes["color"], attribute) == value
     assert getattr(build(root).recipes["color"], attribute) != value
 

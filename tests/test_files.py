@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -66,9 +68,20 @@ def test_one_run_at_a_time_holds_a_folder(tmp_path):
             pass
         with claimed(tmp_path / "other"):
             pass
-    with claimed(tmp_path / "out"):
-        pass
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], "what was made and left empty goes"
+    with claimed(tmp_path / "deep/out"):
+        (tmp_path / "deep/out/a").touch()
+    assert [path.name for path in (tmp_path / "deep/out").iterdir()] == ["a"]
+
+
+def test_a_forked_process_does_not_hold_the_folder(tmp_path):
+    context = multiprocessing.get_context("fork")
+    with claimed(tmp_path):
+        child = context.Process(target=time.sleep, args=(60,))
+        child.start()
+    with claimed(tmp_path):
+        child.kill()
+        child.join()
 
 
 CLAIM = "import sys; from utils.files import claimed\n" \

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from helpers import GOLDEN
 
 from datasets.edges import _after_gap, edge_weight
-from datasets.lab import colour_target
+from datasets.lab import color_target
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 
 
@@ -31,7 +31,7 @@ def test_edge_weights_equal_the_golden_ones(golden):
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_lab_targets_equal_the_golden_ones(golden, clip):
-    target = colour_target(golden["images"], "LAB", clip)
+    target = color_target(golden["images"], "LAB", clip)
     np.testing.assert_allclose(target[:, :, ::2, ::2], golden["lab_clip" if clip else "lab_noclip"], atol=1e-5)
 
 
@@ -73,9 +73,9 @@ def test_a_contour_is_stamped_where_walks_meet_it():
     assert rows[2 * 32 - 2] and not rows[2 * 40]  # every 16th row of the half-size picture, 8 of it in height
 
 
-def test_colour_modes():
+def test_color_modes():
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), dtype=np.uint8)
-    rgb, lab, ab = (colour_target(frames, mode, clip=True) for mode in ("RGB", "LAB", "AB"))
+    rgb, lab, ab = (color_target(frames, mode, clip=True) for mode in ("RGB", "LAB", "AB"))
     np.testing.assert_allclose(rgb, frames.transpose(0, 3, 1, 2) / np.float32(255), atol=1e-7)
     assert np.array_equal(ab[:, 1:], lab[:, 1:]) and not ab[:, 0].any() and lab[:, 0].any()
     expected = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)[..., 0] for frame in frames]) / np.float32(255)
@@ -86,7 +86,7 @@ def test_colours_span_the_unit_range_and_clipping_only_cuts_outliers():
     frames = np.full((2, 40, 40, 3), 120, np.uint8)
     frames[:, :20] = (140, 110, 110)
     frames[0, 0, 0] = (255, 0, 0)
-    clipped, plain = (colour_target(frames, "LAB", clip) for clip in (True, False))
+    clipped, plain = (color_target(frames, "LAB", clip) for clip in (True, False))
     for target in (clipped, plain):
         assert target[:, 1:].min() == 0 and target[:, 1:].max() == 1
     spread = [abs(target[0, 1, 10, 10] - target[0, 1, 30, 30]) for target in (clipped, plain)]
@@ -94,7 +94,7 @@ def test_colours_span_the_unit_range_and_clipping_only_cuts_outliers():
 
 
 def test_grey_frames_keep_their_colour():
-    target = colour_target(np.full((2, 8, 8, 3), 77, np.uint8), "LAB", clip=True)
+    target = color_target(np.full((2, 8, 8, 3), 77, np.uint8), "LAB", clip=True)
     np.testing.assert_allclose(target[:, 1:], 128 / 255, atol=1e-7)  # Lab's zero, not 0/0
 
 

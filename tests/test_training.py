@@ -14,15 +14,17 @@ from torchvision.models.resnet import BasicBlock
 
 import infer_vos_dul
 import trainColorNetDUL_benchmark as training
+from datasets import Batch
 from datasets.synthetic import make_clip
 from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_folders
 from losses.color import attend_by_products, attend_fused
 from losses.objective import Losses, refuse_non_finite
 from models.colornet import ColorNet
 from tests.training_helpers import arguments, checkpoint, differing, make_data, records
-from training.recompute import recompute_in_backward
+from training.checkpointing import checkpoint_activations
 from training.schedule import learning_rate
-from utils.config import load_settings, load_train_config
+from training.state import Progress, TrainingState
+from training.step import TrainingStep, check_parts
 from utils.errors import UserError
 from utils.overlay import write_jpeg
 from utils.version import VERSION
@@ -72,14 +74,13 @@ def test_keys_of_the_training_config_change_the_model(train, plain, tmp_path, co
 
 @pytest.mark.parametrize("settings", [
     {"MODEL__LR": 2e-3}, {"MODEL__BETAS": [0.5, 0.95]}, {"MODEL__EPS": 1e-3}, {"MODEL__WEIGHT_DECAY": 0.5},
-    {"MODEL__FEATURE_DIM": 64}, {"TRAIN__BATCH_SIZE": 3}, {"TRAIN__NUM_EPOCHS": 2}], ids=str)
+    {"MODEL__FEATURE_DIM": 64}, {"TRAIN__BATCH_SIZE": 4}, {"TRAIN__NUM_EPOCHS": 2}], ids=str)
 def test_settings_change_the_model(train, plain, tmp_path, settings):
     train(tmp_path, **settings)
     assert_other_model(weights(plain), weights(tmp_path))
 
 
-@pytest.mark.parametrize("options", [["--seed", 5], ["--coco"], ["--precision", "bf16"], ["--accumulate", 2]],
-                         ids=str)
+@pytest.mark.parametrize("options", [["--seed", 5], ["--coco"], ["--precision", "bf16"]], ids=str)
 def test_options_change_the_model(train, plain, tmp_path, options):
     train(tmp_path, *options)
     assert_other_model(weights(plain), weights(tmp_path))
@@ -175,27 +176,30 @@ def test_loss_scaling_belongs_to_fp16(train, plain, tmp_path):
 
 
 def test_accumulated_gradients_are_the_mean_of_the_parts():
-    parts = training.split_clips({"clip": list("abcd"), "color": {"x": torch.arange(4)}}, 2)
-    assert [part["color"]["x"].tolist() for part in parts] == [[0, 1], [2, 3]]
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    run = stub_run(model, lambda model, part, generator: Losses(
-        (model.weight * part["color"]["x"].mean()).sum(), *[torch.zeros(())] * 3), accumulate=2)
-    losses = training.optimise(run, {"clip": list("abcd"), "color": {"x": torch.tensor([1.0, 2, 3, 6])}})
+    state = stub_state(model)
+    objective = lambda model, views, generator: Losses((model.weight * views["color"]["x"].mean()).sum(),
+                                                       *[torch.zeros(())] * 3)
+    step = TrainingStep(state, objective, precision="fp32", parts=2, seed=0)
+    losses = step(Batch({"color": {"x": torch.tensor([1.0, 2, 3, 6])}}, list("abcd"), 0))
     assert float(losses.total) == 3.0 and model.weight.item() == pytest.approx(1 - 0.1 * 3)
 
 
-def stub_run(model, objective, accumulate=1):
-    args = training.parse_arguments(["--accumulate", str(accumulate)])
-    state = training.TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1),
-                                   torch.amp.GradScaler("cpu", enabled=False), None, {}, training.Progress())
-    return training.Run(args, load_settings(), load_train_config(), torch.device("cpu"), state, objective, None, None,
-                        None, None)
+def stub_state(model):
+    return TrainingState(model, torch.optim.SGD(model.parameters(), lr=0.1),
+                         torch.amp.GradScaler("cpu", enabled=False), None, {}, Progress())
 
 
-def test_accumulation_must_divide_the_batch(train, tmp_path):
-    with pytest.raises(UserError, match="--accumulate must divide"):
-        train(tmp_path, "--accumulate", 3)
+@pytest.mark.parametrize("batch, parts, is_neg, words", [
+    (2, 3, True, "--accumulate must divide"), (3, 1, True, "it is 3 .*is_neg"), (4, 4, True, "it is 1 .*is_neg"),
+    (6, 2, True, "it is 3 .*is_neg"), (4, 2, True, None), (3, 1, False, None), (2, 2, False, None)])
+def test_every_clip_has_negatives_and_parts_are_even(train, tmp_path, batch, parts, is_neg, words):
+    if words is None:
+        return check_parts(batch, parts, negatives=is_neg)
+    with pytest.raises(UserError, match=words):
+        train(tmp_path, "--accumulate", parts, config={"is_neg": is_neg}, TRAIN__BATCH_SIZE=batch)
+    assert not (tmp_path / "snapshots").exists() and not (tmp_path / "logs").exists()
 
 
 def saved_bytes(model, frames):
@@ -216,11 +220,11 @@ def test_checkpointed_activations_need_less_memory():
     model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16)
     frames = torch.randn(2, 3, 64, 64)
     whole = saved_bytes(model, frames)
-    recompute_in_backward(module for module in model.modules() if isinstance(module, BasicBlock))
+    checkpoint_activations(module for module in model.modules() if isinstance(module, BasicBlock))
     assert saved_bytes(model, frames) < 0.6 * whole
 
 
-@pytest.mark.parametrize("option, function", [("--checkpoint-activations", "recompute_in_backward"),
+@pytest.mark.parametrize("option, function", [("--checkpoint-activations", "checkpoint_activations"),
                                               ("--compile", "torch.nn.Module.compile")])
 def test_options_of_the_network_are_applied(monkeypatch, option, function):
     target = f"{training.__name__}.{function}" if "." not in function else function
@@ -253,7 +257,7 @@ def test_device(train, tmp_path, monkeypatch):
 def test_a_loss_that_is_no_number_names_term_step_and_clips():
     losses = Losses(*(torch.tensor(value) for value in (float("nan"), 1.0, float("inf"), 2.0)))
     with pytest.raises(UserError, match=r"total, consistency is not at step 8 \(clips dog, cow\)"):
-        refuse_non_finite(losses, 7, ["dog", "cow"])
+        refuse_non_finite(losses, 8, ["dog", "cow"])
 
 
 def test_training_stops_at_a_loss_that_is_no_number(train, tmp_path):
@@ -279,7 +283,7 @@ def test_broken_frames_are_replaced_named_and_counted(train, tmp_path, broken_da
 
 
 def test_too_many_broken_frames_end_the_run(train, tmp_path, broken_data, monkeypatch):
-    monkeypatch.setattr(training, "FAILED_COUNTED_FROM", 6)
+    monkeypatch.setattr("training.journal.FAILED_COUNTED_FROM", 6)
     with pytest.raises(UserError, match=r"at most 1% .* 1 of 6"):
         train(tmp_path, data=broken_data)
 

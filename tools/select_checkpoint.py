@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.filelists import Video, scan_videos
-from datasets.lab import colour_target
+from datasets.lab import color_target
 from losses.color import rebuild_colors, rebuilt_pixels
 from models import load_model
 from models.colornet import ColorNet
@@ -90,7 +90,7 @@ def pair_error(model: ColorNet, frames: np.ndarray, temperature: float) -> float
     """Error [percent] of the second of two frames uint8 RGB [2,H,W,3] rebuilt from the first."""
     device = next(model.parameters()).device
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
-    target = torch.from_numpy(colour_target(frames, "LAB", clip=False)).to(device)  # [2,3,H,W]
+    target = color_target(frames, "LAB", clip=False).to(device)  # [2,3,H,W]
     features = model(normalise(images), local=True, dense=False).q_color  # [2,C,h,w]
     rebuilt: Tensor = rebuild_colors(features[None], target[None], temperature=temperature, negatives=False)
     return 100 * float((rebuilt_pixels(rebuilt[0, 0], features, target) - target[1]).abs().mean())

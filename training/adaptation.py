@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import trange
 
-from datasets import build_adaptation_dataset, checked, collate, prepare, split_clips
+from datasets import build_adaptation_dataset, read_batch
 from losses import build_objective
 from losses.objective import refuse_non_finite
 from models import model_train_config
@@ -53,10 +53,9 @@ class Adaptation:
             use_winograd(model)
         optimiser = build_optimiser(model, self._settings)
         for step in trange(self._steps, desc="adapting", unit="step", leave=False, disable=None):
-            batch = checked(collate([clips[0, step]]))
-            views = prepare(split_clips(batch, 1)[0], device)
-            losses = self._objective(model, views, torch.Generator().manual_seed(self._seed + step))
-            refuse_non_finite(losses, step, batch["clip"])
+            batch = read_batch(clips, [(0, step)], device)
+            losses = self._objective(model, batch.views, torch.Generator().manual_seed(self._seed + step))
+            refuse_non_finite(losses, step + 1, batch.clips)
             losses.total.backward()
             optimiser.step()
             optimiser.zero_grad()

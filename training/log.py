@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from training.events import EventFile
 from utils.errors import UserError
+from utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +27,9 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        self.folder, self._board = folder, None
+        self.folder, self._first_step = folder, 1
         self._config: Mapping[str, Any] | None = config  # until it is written
+        self._events: EventFile | None = None
 
     @property
     def path(self) -> Path:
@@ -34,48 +38,61 @@ class MetricLog:
 
     def log(self, record: Mapping[str, float], step: int) -> None:
         """Append `{"step": step, **record}`; the numbers also become TensorBoard curves and a console line."""
-        self._append(json.dumps({"step": step, **record}) + "\n")
-        for name, value in record.items():
-            self._tensorboard().add_scalar(name, value, step)
-        logger.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in record.items()))
-
-    def images(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
-        """Show pictures, uint8 RGB [H,W,3] each, in TensorBoard."""
-        for name, picture in pictures.items():
-            self._tensorboard().add_image(name, picture, step, dataformats="HWC")
-
-    def forget_after(self, step: int) -> None:
-        """Drop records beyond `step`: a resumed run repeats those steps and each stands once in the curve."""
-        if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-            self.path.write_text("".join(lines))
-
-    def close(self) -> None:
-        """Flush TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
-
-    def _append(self, text: str) -> None:
-        try:
+        with self._writing():
             if self._config is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
                 self._config = None
             with open(self.path, "a") as file:
-                file.write(text)
+                file.write(json.dumps({"step": step, **record}) + "\n")
+            for name, value in record.items():
+                self._event_file().scalar(name, value, step)
+        logger.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in record.items()))
+
+    def images(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        """Show pictures, uint8 RGB [H,W,3] each, in TensorBoard."""
+        with self._writing():
+            for name, picture in pictures.items():
+                self._event_file().image(name, picture, step)
+
+    def go_on_after(self, step: int, *, validated: bool) -> None:
+        """Drop the records of what a resumed run repeats, so that each step stands once in the curves.
+
+        Args:
+            step: the last one that is not repeated.
+            validated: whether its validation, where it had one, is not repeated either.
+        """
+        self._first_step = step + 1
+        if self.path.exists():
+            with replacing(self.path) as temporary, open(self.path, "rb") as old, open(temporary, "wb") as new:
+                new.writelines(line for line in old if _stays(line, step, validated))
+
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise UserError(f"{self.path} could not be written: {error.strerror}; free some space or give another "
-                            "--logdir") from error
+            raise UserError(f"{self.folder} could not be written: {error.strerror or error}; free some space or give "
+                            "another --logdir") from error
 
-    def _tensorboard(self) -> Any:
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only where it is used
-            self._board = SummaryWriter(str(self.folder))
-        return self._board
+    def _event_file(self) -> EventFile:
+        if self._events is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._events = EventFile(self.folder, self._first_step)
+        return self._events
 
 
-def _step_of(line: str) -> float:
+def _stays(line: bytes, step: int, validated: bool) -> bool:
+    """Whether a line is a whole record of `step` or before; a kill may have cut the last one short."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # the line that a kill cut short
+        record = json.loads(line)
+        return record["step"] < step or (record["step"] == step and (validated or "val/J&F" not in record))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -42,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     add("--precision", choices=PRECISIONS, default="fp32", help="of the forward pass")
     add("--accumulate", type=int, default=1, metavar="N",
         help="split each batch into N parts to save memory; negatives and anchors stay in their part")
-    add("--checkpoint-activations", action="store_true", help="save memory: run blocks again in the backward pass")
+    add("--checkpoint-activations", action="store_true", help="activation checkpointing: less memory for more time")
     add("--compile", action="store_true", help="compile the network (takes a minute, pays on GPUs)")
     add("--validate", metavar="LIST", help="labelled list (filelists/...) for J&F every TRAIN.VALIDATE_EVERY epochs")
     add("--resume", choices=["auto"], help="go on from the newest complete checkpoint with all that the run began with")
@@ -76,7 +76,7 @@ def find_run(snapshots: Snapshots) -> dict[str, Any]:
     What it does not say, since the software that wrote it had no such option, is at its default. `UserError` where
     nothing has begun.
     """
-    saved = distributed.from_first(snapshots.newest() if distributed.rank() == 0 else None)
+    saved = distributed.broadcast_object(snapshots.newest() if distributed.rank() == 0 else None)
     if saved is None:
         others = sorted({path.parent.name for path in snapshots.folder.parent.glob("*/*.pth")})
         raise UserError(f"--resume auto goes on with a run that has begun, and {snapshots.folder} holds none (there "

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets import Batch
 from losses.color import rebuild_colors, rebuilt_pixels
 
 
 @torch.no_grad()
-def training_pictures(model: nn.Module, batch: Mapping[str, Mapping[str, Tensor]], *, temperature: float,
-                      color_mode: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def training_pictures(model: nn.Module, batch: Batch, *, temperature: float, color_mode: str,
+                      size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Views, edge weights, warped view, target and its reconstruction of the batch's first clip, frames side by side.
 
     Args:
         model: the network, left in the mode it is in.
-        batch: normalised views as the objective takes them.
+        batch: clips whose first one is shown.
         temperature: as in `color_loss`; the pictures are rebuilt without negatives.
         color_mode: what the target's channels are: LAB, AB or RGB.
         size: [width, height] of one frame, pixels.
@@ -28,8 +27,9 @@ def training_pictures(model: nn.Module, batch: Mapping[str, Mapping[str, Tensor]
     Returns:
         name to uint8 RGB [height, T*width, 3].
     """
-    views = {name: value[0].float() for name, value in batch["color"].items()}
-    frames, target = batch["color"]["view_a"][:1], batch["color"]["target"][:1]
+    color, dense = batch.views["color"], batch.views.get("dense")
+    views = {name: value[0].float() for name, value in color.items()}
+    frames, target = color["view_a"][:1], color["target"][:1]
     mode = model.training
     model.eval()  # statistics of a single clip must not enter the running ones
     features = model(frames[0], dense=False).q_color[None]
@@ -48,8 +48,8 @@ def training_pictures(model: nn.Module, batch: Mapping[str, Mapping[str, Tensor]
         grid = F.interpolate(views["grid"].permute(0, 3, 1, 2), views["view_a"].shape[-2:], mode="bilinear")
         show["view a warped to b"] = _denormalised(F.grid_sample(views["view_a"], grid.permute(0, 2, 3, 1),
                                                                  padding_mode="reflection", align_corners=False))
-    if "dense" in batch:
-        show |= {f"dense {name.replace('_', ' ')}": _denormalised(batch["dense"][name][0].float())
+    if dense:
+        show |= {f"dense {name.replace('_', ' ')}": _denormalised(dense[name][0].float())
                  for name in ("view_1", "view_2")}
     return {f"views/{name}": _strip(frames, size) for name, frames in show.items()}
 

@@ -56,6 +56,11 @@ class TrainingState:
     origin: dict[str, Any]
     progress: Progress
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
     def contents(self) -> dict[str, Any]:
         """A model file: the weights and what made them."""
         origin = {**self.origin}

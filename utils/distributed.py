@@ -37,6 +37,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def local_world_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
+
+
 def gather(local: Tensor) -> Tensor:
     """[n,...] of each process to [world*n,...] in rank order, with gradients back to every process."""
     return _Gather.apply(local.contiguous()) if world_size() > 1 else local
@@ -67,22 +72,18 @@ def gather_objects(local: object) -> list:
     return everything
 
 
-def from_first(local: object) -> Any:
+def gather_numbers(local: list[float], device: torch.device) -> list[list[float]]:
+    """A few numbers of each process, in rank order; waits for the device."""
+    return gather(torch.tensor([local], dtype=torch.float64, device=device)).tolist() if world_size() > 1 else [local]
+
+
+def broadcast_object(local: object) -> Any:
     """The first process's picklable object; the others' is ignored."""
     if world_size() == 1:
         return local
     carrier = [local]
     dist.broadcast_object_list(carrier)
     return carrier[0]
-
-
-def largest(number: int, device: torch.device) -> int:
-    """The largest of the processes' whole numbers."""
-    if world_size() == 1:
-        return number
-    numbers = torch.tensor(number, device=device)
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return int(numbers)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -98,7 +99,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the batches of all processes; unlike torch's own it also runs on the CPU."""
+    """Batch normalisation over the batches of all processes; for CPUs, which torch's own refuses."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] to [N,C,H,W]; every process holds the same N, H and W."""
@@ -122,9 +123,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
-    """Make every BatchNorm2d of `model` use the statistics of the global batch, in place."""
-    if world_size() > 1:
-        for module in model.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.__class__ = SyncBatchNorm2d
+    """Make every BatchNorm2d of `model` use the statistics of the global batch, in place where it is on the CPU."""
+    if world_size() == 1:
+        return model
+    if dist.get_backend() == "nccl":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
     return model

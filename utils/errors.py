@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from utils.signals import Stopped, end_now
 
 
 class UserError(Exception):
@@ -17,7 +21,8 @@ class UserError(Exception):
 def run_script(main: Callable[[], int | None]) -> None:
     """Call a script's `main` and exit with its status (None is 0); a `UserError` becomes one line and status 1.
 
-    What a terminal cannot show of a name is written as its code.
+    What a terminal cannot show of a name is written as its code. What ends the script early ends it within moments,
+    with all processes that it has started.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -26,13 +31,16 @@ def run_script(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         _tell_torchrun(f"error: {error}")
-        status = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+        end_now(1)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if isinstance(interrupt, Stopped) else "interrupted", file=sys.stderr)
+        end_now(128 + getattr(interrupt, "number", signal.SIGINT))
     except BrokenPipeError:  # who read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        end_now(141)
+    except Exception:
+        traceback.print_exc()
+        end_now(1)
     sys.exit(status or 0)
 
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import UserError
@@ -85,27 +85,41 @@ def sync_files(folder: str | Path) -> None:
 def claimed(folder: str | Path, *, also: Sequence[Path] = ()) -> Iterator[None]:
     """Hold `folder`, which is made where it is not there, for this run until the block ends or the process does.
 
-    The processes that torchrun started share one claim. Half-written files that a dead process left there, and in the
-    folders `also`, are removed, however deep.
+    It goes again where it was made and nothing was written. The processes that torchrun started share one claim.
+    Half-written files that a dead process left there, and in the folders `also`, are removed, however deep.
 
     Raises:
         UserError: another run holds the folder.
     """
     folder, token = Path(folder), _run_token()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(folder, token, [folder, *also])
     except OSError as error:
         raise _as_user_error(error, folder / LOCK, folder) from error
+    _held.add(lock)
     try:
         yield
     finally:
-        try:
+        with suppress(OSError):  # another process of this run still works here
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / LOCK).unlink(missing_ok=True)
-        except OSError:  # another process of this run still works here
-            pass
+        _held.discard(lock)
         os.close(lock)
+        with suppress(OSError):  # something was written
+            for place in made:
+                place.rmdir()
+
+
+def _leave_locks() -> None:
+    """In a forked process: it may live on for a while, and the run is not its."""
+    for lock in _held:
+        os.close(lock)
+
+
+_held: set[int] = set()  # descriptors of the locks of this process
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def _take_lock(folder: Path, token: str, cleaned: Sequence[Path]) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_in_backward(modules: Iterable[nn.Module]) -> None:
+def checkpoint_activations(modules: Iterable[nn.Module]) -> None:
     """Let each module keep only its inputs for backward and run again there; results and statistics stay the same."""
     for module in modules:
         module.forward = partial(_forward, module, module.forward)
