@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from benchmarks.baselines.loader import plain_sample
-from datasets import build_train_dataset, collate, init_worker
+from datasets import build_train_dataset
 from datasets.filelists import scan_videos
 from datasets.geometry import resize
+from datasets.loader import collate, init_worker
 from datasets.views import finished
 from utils.config import load_settings, load_train_config
 from utils.errors import run_script

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.common import mean_of_hardest, smooth_l1
+from losses.common import at_least_float32, ohem_mean, smooth_l1
 
 
 def consistency_loss(features_a: Tensor, grid: Tensor, features_b: Tensor, *,
@@ -16,8 +17,9 @@ def consistency_loss(features_a: Tensor, grid: Tensor, features_b: Tensor, *,
         features_a: unit `q_color` of view A [N,C,h,w].
         grid: where each cell of B lies in A, [N,h,w,2], x and y in [-1,1] with align_corners=False.
         features_b: unit `q_color` of view B [N,C,h,w], without gradient.
-        ohem_range: see `mean_of_hardest`.
+        ohem_range: see `ohem_mean`.
     """
-    warped = F.grid_sample(features_a, grid.to(features_a.dtype), mode="nearest", padding_mode="reflection",
-                           align_corners=False)
-    return mean_of_hardest(smooth_l1(warped, features_b).mean((1, 2, 3)), ohem_range)
+    features_a, features_b, grid = at_least_float32(features_a, features_b, grid)
+    with torch.autocast(features_a.device.type, enabled=False):
+        warped = F.grid_sample(features_a, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+        return ohem_mean(smooth_l1(warped, features_b).mean((1, 2, 3)), ohem_range)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.common import at_least_float32
 from utils.distributed import gather, rank, world_size
 from utils.errors import UserError
 
@@ -24,11 +25,13 @@ def dense_loss(view_1: Tensor, view_2: Tensor, theta: Tensor, *, anchor_cells: T
         cross_view_weight: weight of the cross-view term (CE_REF).
     """
     clips, T = view_1.shape[:2]
-    aligned = _align(view_1.flatten(0, 1), theta.repeat_interleave(T, dim=0)).unflatten(0, (clips, T))
-    anchors = _pick(view_1[:, 0], anchor_cells)
-    temporal = _temporal_loss(aligned[:, 1:], view_2[:, 1:], anchors, temperature)
-    cross_view = _cross_view_loss(_pick(aligned[:, 0], point_cells), _pick(view_2[:, 0], point_cells), temperature)
-    return _mean_over_processes(temporal + cross_view_weight * cross_view)
+    view_1, view_2, theta = at_least_float32(view_1, view_2, theta)
+    with torch.autocast(view_1.device.type, enabled=False):
+        aligned = _align(view_1.flatten(0, 1), theta.repeat_interleave(T, dim=0)).unflatten(0, (clips, T))
+        anchors = _pick(view_1[:, 0], anchor_cells)
+        temporal = _temporal_loss(aligned[:, 1:], view_2[:, 1:], anchors, temperature)
+        cross_view = _cross_view_loss(_pick(aligned[:, 0], point_cells), _pick(view_2[:, 0], point_cells), temperature)
+        return _mean_over_processes(temporal + cross_view_weight * cross_view)
 
 
 def draw_grid_cells(clips: int, width: int, size: int, generator: torch.Generator) -> Tensor:
@@ -87,11 +90,11 @@ def _mean_over_processes(loss: Tensor) -> Tensor:
 
 def _align(features: Tensor, theta: Tensor) -> Tensor:
     """[N,C,h,w] sampled by the affine maps theta [N,2,3], nearest, zeros outside."""
-    grid = F.affine_grid(theta, list(features.shape), align_corners=False).to(features.dtype)
+    grid = F.affine_grid(theta.to(features.dtype), list(features.shape), align_corners=False)
     return F.grid_sample(features, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
 def _pick(features: Tensor, cells: Tensor) -> Tensor:
     """Features [B,C,h,w] at cells [B,n]: [B,n,C]."""
-    index = cells.to(features.device)[:, None].expand(-1, features.shape[1], -1)
+    index = cells.to(features.device, non_blocking=True)[:, None].expand(-1, features.shape[1], -1)
     return features.flatten(2).gather(2, index).transpose(1, 2)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from benchmarks.baselines import losses as plain_losses
 from losses import build_objective
 from losses.color import color_loss, rebuild_colors
-from losses.common import mean_of_hardest, smooth_l1
+from losses.common import ohem_mean, smooth_l1
 from losses.consistency import consistency_loss
-from losses.dense import draw_grid_cells, grid_cells
+from losses.dense import dense_loss, draw_grid_cells, grid_cells
 from models.colornet import ColorNet
 from tests.helpers import golden_json, golden_weights
 from utils.config import load_settings, load_train_config, parse_train_config, resolved
@@ -108,8 +108,8 @@ def test_smooth_l1_is_quadratic_below_one_half():
 
 @pytest.mark.parametrize("ohem_range, expected", [((0, 1), 2.5), ((0.5, 1), 3.5), ((0.25, 0.75), 2.5), ((0, 0.5), 1.5),
                                                   ((0.99, 1), 4.0)])
-def test_mean_of_hardest_takes_the_sorted_slice(ohem_range, expected):
-    assert float(mean_of_hardest(torch.tensor([3.0, 1.0, 4.0, 2.0]), ohem_range)) == expected
+def test_ohem_mean_takes_the_sorted_slice(ohem_range, expected):
+    assert float(ohem_mean(torch.tensor([3.0, 1.0, 4.0, 2.0]), ohem_range)) == expected
 
 
 def plain_rebuild(features, target, temperature, negatives):
@@ -164,6 +164,26 @@ def test_consistency_is_zero_for_the_identity_and_for_a_flip_that_the_grid_descr
     flipped = identity * torch.tensor([-1.0, 1.0])
     assert float(consistency_loss(features, flipped, features.flip(3), ohem_range=(0, 1))) == 0
     assert float(consistency_loss(features, flipped, features, ohem_range=(0, 1))) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_geometry_and_logits_are_float32_in_every_precision(dtype):
+    """Features that the precision holds exactly give the losses of float32: nothing else is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    features = lambda *shape: F.normalize(torch.randn(*shape, generator=generator), dim=-3).to(dtype)
+    view_1, view_2 = features(2, 3, 16, 32, 32), features(2, 3, 16, 32, 32)
+    theta = torch.tensor([[[0.73, 0, 0.21], [0, 0.61, 0.13]], [[-0.57, 0, 0.2], [0, 0.87, 0.1]]])
+    grid = F.affine_grid(theta, (2, 1, 32, 32), align_corners=False) + 0.01 * torch.randn(2, 32, 32, 2)
+    cells = draw_grid_cells(2, 32, 8, torch.Generator().manual_seed(1))
+
+    def losses(cast):
+        dense = dense_loss(cast(view_1), cast(view_2), theta, anchor_cells=cells, point_cells=cells, temperature=0.05,
+                           cross_view_weight=0.1)
+        return dense, consistency_loss(cast(view_1[:, 0]), grid, cast(view_2[:, 0]), ohem_range=(0, 1))
+
+    expected = losses(torch.Tensor.float)
+    with torch.autocast("cpu", dtype):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(losses(lambda x: x), expected))
 
 
 def test_grid_cells_start_at_the_offset():
