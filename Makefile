@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
 
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest
+
+test-fast: .venv/installed-dev lint
+	$(BIN)/python -m pytest -m "not slow"
+
+docs: .venv/installed-dev
+	$(BIN)/python tools/cli_reference.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

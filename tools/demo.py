@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
@@ -43,9 +44,9 @@ SETTINGS = {"DATASET.CROP_SIZE": [128, 128], "DATASET.SMALLEST_RANGE": [128, 161
             "TB.ITER_IMAGES": 100, "TEST.INFER_WH": list(SIZE)}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make data, train, predict and evaluate before and after, show."""
-    args = parse_arguments()
+    args = parse_arguments(argv)
     start, folder = time.time(), fresh_folder(args.output)
     clips = make_data(folder / "data", args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
@@ -60,12 +61,12 @@ def main() -> int:
     return report(folder, scores, sheet, time.time() - start)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Where to and which seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def fresh_folder(path: Path) -> Path:

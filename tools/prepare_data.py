@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -41,7 +41,7 @@ NAMED_AT_MOST = 20  # files that are passed over
 logger = logging.getLogger("prepare_data")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Arguments, one folder a video, the index; an error at the end names the videos that could not be decoded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="*", type=Path, help="video files, or folders that hold some in any depth")
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=480, help="of the frames in pixels; smaller ones stay")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEGs, 1 to 100")
     parser.add_argument("--check", type=Path, metavar="ROOT", help="say of each published data set what is there")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.check:
         return print("\n".join(f"{name:20} {state:8} {detail}" for name, state, detail in inventory(args.check)))
     if args.short_side < 1 or not 1 <= args.quality <= 100:
