@@ -37,6 +37,7 @@ from inference.results import PRODUCTS, ResultFolder, describe_method
 from inference.run import Preparation, Run, Task
 from inference.sources import add_sources, read_sequences, source_flag, source_record
 from models import load_model
+from models.features import load_features, needs_model, weight_files
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
@@ -44,6 +45,7 @@ from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, S
 from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
+from utils.feature_spec import RANDOM
 from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
@@ -65,6 +67,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--run", default="final", help="run name, recorded with the results")
     add("--mask-output-dir", type=Path, help="folder for <key>_vos and <key>_vis; for --video output/<its name>")
     add("--resume", help="model file, released or from training; --video has one that comes along")
+    add("--features", metavar="SPEC", help="TEST.KEY: color, cls, merge, efficientnet-lite0, timm:MODEL[@LAYER], "
+        "torchvision:MODEL@LAYER, dul, crw, vfs, dino, or a sum such as merge+efficientnet-lite0 "
+        "(docs/experiments/features.md)")
+    add("--feature-weights", nargs="+", default=[], metavar="[NAME=]FILE",
+        help="weights of a network in --features; random for none")
     add("--seed", type=int, default=0, help="of every random generator (default %(default)s)")
     add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
     add("--infer_wh", nargs=2, type=int, metavar=("W", "H"), help="TEST.INFER_WH: frames are resized to this [pixels]")
@@ -106,17 +113,32 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     start_console()
     if args.save_frame is not None:
         return save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
-    if not args.resume:
-        args.resume = SHIPPED_MODEL
-        logger.info("no --resume is given: the model is %s, small and trained on little", SHIPPED_MODEL)
     settings = load_settings(
         args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
                "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval),
-               "TEST.UPSAMPLE": ("--upsample", args.upsample)})
+               "TEST.UPSAMPLE": ("--upsample", args.upsample), "TEST.KEY": ("--features", args.features)})
+    choose_model(args, settings.TEST.KEY)
     seed_everything(args.seed)
     device = resolve_device(args.device)
     return (infer_own_video if args.video else infer_list)(args, settings, device)
+
+
+def choose_model(args: argparse.Namespace, spec: str) -> None:
+    """The model and the files that the features ask for; `UserError` for what is missing and what they do not take."""
+    args.feature_files = weight_files(spec, args.feature_weights)
+    with_model = needs_model(spec)
+    missing = [name for name, given in (("--mask-output-dir FOLDER", args.mask_output_dir),
+                                        ("--resume MODEL", args.resume or not with_model)) if not given]
+    if not args.video and missing:
+        raise UserError(f"{source_flag(args)} needs {' and '.join(missing)}")
+    for option, given in (("--resume", args.resume), ("--adapt", args.adapt)):
+        if given and not with_model:
+            raise UserError(f"{option} is of a ColorNet, and features {spec} are not; leave it out, or give --features "
+                            f"merge+{spec}")
+    if with_model and not args.resume:
+        args.resume = SHIPPED_MODEL
+        logger.info("no --resume is given: the model is %s, small and trained on little", SHIPPED_MODEL)
 
 
 def refuse_contradictions(args: argparse.Namespace) -> None:
@@ -127,10 +149,6 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
     source = source_flag(args)
     if not args.video and stray:
         raise UserError(f"{', '.join(stray)} belong to --video, and {source} is given, which names its own masks")
-    missing = [name for name, given in (("--mask-output-dir FOLDER", args.mask_output_dir),
-                                        ("--resume MODEL", args.resume)) if not given]
-    if not args.video and missing:
-        raise UserError(f"{source} needs {' and '.join(missing)}")
     if args.video and not args.mask and args.save_frame is None:
         raise UserError("--video needs --mask FILE, the objects of its first frame; --save-frame 0 writes that frame "
                         "as PNG to paint them on")
@@ -144,17 +162,18 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
 
 def preparation(args: argparse.Namespace, settings: Settings, device: torch.device, clock: StageClock) -> Preparation:
     """Load the model; returns what takes a video's frames and their number to what makes propagators for it."""
-    model = load_model(args.resume, device)
+    model = load_model(args.resume, device) if args.resume else None
+    features = load_features(settings.TEST.KEY, model, args.feature_files, device=device)
     build = functools.partial(build_propagator, settings=settings.TEST, method=args.propagation,
                               precision=args.precision, max_memory=args.max_memory)
-    build(model)  # refuses a feature that the model does not have
+    build(features)  # refuses what is wrong in the settings
     if not args.adapt:
-        return lambda frames, total: functools.partial(build, model)
+        return lambda frames, total: functools.partial(build, features)
     adaptation = Adaptation(model, args.resume, settings, steps=args.adapt, seed=args.seed)
 
     def adapted(frames: Iterable[np.ndarray], total: int) -> Callable[[], VideoPropagator]:
         with clock.stage("adapt"):
-            return functools.partial(build, adaptation(frames, total))
+            return functools.partial(build, features.with_model(adaptation(frames, total)))
 
     return adapted
 
@@ -231,7 +250,7 @@ def products(args: argparse.Namespace) -> list[str]:
 def common_inputs(args: argparse.Namespace, root: str | Path) -> list[Path]:
     """Files that a run reads beside its frames and masks."""
     listed = [find_list(args.infer_list, root)] if args.infer_list else []
-    return [Path(args.resume), Path(args.cfg), *listed]
+    return [*(Path(file) for file in (args.resume, args.cfg, *args.feature_files.values()) if file), *listed]
 
 
 def batch_size(settings: Settings, device: torch.device) -> int:
@@ -242,7 +261,8 @@ def batch_size(settings: Settings, device: torch.device) -> int:
 def size_in_words(settings: Settings) -> str:
     """The size of frames inside."""
     width, height = settings.TEST.INFER_WH
-    return f"{width}x{height}" if width else f"a short side of {settings.TEST.INPUT_SIZE}"
+    short = settings.TEST.INPUT_SIZE
+    return f"{width}x{height}" if width else f"a short side of {short}" if short else "their own size"
 
 
 def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> list[list[EvaluationSequence]]:
@@ -258,12 +278,14 @@ def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> 
 
 def describe(args: argparse.Namespace, settings: Settings, device: torch.device) -> dict[str, Any]:
     """What runs, for `run.json`; `method` is what the masks depend on."""
-    adapted = {"adapt": args.adapt, "seed": args.seed} if args.adapt else {}
-    method = {**describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation),
-              **adapted}
+    method = describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation,
+                             files=args.feature_files)
+    method |= {"adapt": args.adapt} if args.adapt else {}
+    method |= {"seed": args.seed} if args.adapt or RANDOM in args.feature_files.values() else {}
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else source_record(args)
-    return {"exp": args.exp, "run": args.run, **source, "preset": args.preset, "model": str(args.resume),
-            "seed": args.seed, "device": str(device), "version": VERSION, "torch": torch.__version__, "method": method}
+    return {"exp": args.exp, "run": args.run, **source, "preset": args.preset,
+            "model": args.resume and str(args.resume), "seed": args.seed, "device": str(device), "version": VERSION,
+            "torch": torch.__version__, "method": method}
 
 
 def parse_bytes(text: str) -> int:

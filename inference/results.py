@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from models.neighbours import METHODS
 from utils.config import TestSettings, resolved
 from utils.errors import UserError
-from utils.feature_spec import folder_name
+from utils.feature_spec import RANDOM, folder_name
 from utils.files import claimed, replacing, sync_files
 from utils.masks import read_mask
 
@@ -168,11 +168,16 @@ class ResultFolder:
             yield todo
 
 
-def describe_method(settings: TestSettings, model: str | Path, *, precision: str = "fp32",
-                    search: str = METHODS[0]) -> dict[str, Any]:
-    """What the masks of a run depend on but for the video and the masks given; `model` is the model's file."""
+def describe_method(settings: TestSettings, model: str | Path | None, *, precision: str = "fp32",
+                    search: str = METHODS[0], files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the masks of a run depend on but for the video and the masks given.
+
+    `model` is the ColorNet's file; `files` has that of each other network in the features, or "random".
+    """
+    digest = lambda file: file if file == RANDOM else hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return {**resolved(settings), "precision": precision, "propagation": search,
-            "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
+            **({"model_sha256": digest(model)} if model else {}),
+            **({"feature_weights": {name: digest(file) for name, file in files.items()}} if files else {})}
 
 
 def _is_finished(files: SequenceFiles, method: dict[str, Any]) -> bool:

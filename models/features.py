@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.colornet import Branches, ColorNet
-from models.foreign import RANDOM, load_network
+from models.foreign import load_network
 from utils.errors import UserError
-from utils.feature_spec import FEATURE_KEYS, FORMATS, Term, parse_features
+from utils.feature_spec import FEATURE_KEYS, FORMATS, RANDOM, Term, parse_features
 
 
 class Features(nn.Module):

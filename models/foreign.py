@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from models.released import load_dino, load_resnet, refuse_misfits
 from utils.checkpoint import read_weights
 from utils.errors import UserError
-from utils.feature_spec import RESNET_FORMATS, Term
+from utils.feature_spec import RANDOM, RESNET_FORMATS, Term
 from utils.images import IMAGENET_MEAN, IMAGENET_STD
 
-RANDOM = "random"  # in place of a file: weights as they are initialised
 INSTALL = "pip install -r requirements-features.txt"
 PROBE = (1, 3, 96, 160)  # a small frame, not square, that shows what a network gives
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 FEATURE_KEYS = ("color", "cls", "merge")  # of a ColorNet
 RESNET_FORMATS = ("dul", "crw", "vfs")  # released files of ResNets
+RANDOM = "random"  # in place of a file: weights as they are initialised
 FORMATS = (*RESNET_FORMATS, "dino")
 FEATURES_RULE = (f"{', '.join(FEATURE_KEYS)}, efficientnet-lite0, timm:MODEL[@LAYER][/STRIDE], "
                  f"torchvision:MODEL@LAYER[/STRIDE], {', '.join(FORMATS)}, or some of them as WEIGHT*NAME+WEIGHT*NAME")
