@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import cv2
 import numpy as np
 import pytest
@@ -13,14 +15,20 @@ from tests.helpers import golden_weights
 from tools import select_checkpoint
 from training.averages import RunningAverage
 from training.snapshots import Snapshots
+from training.state import Progress, TrainingState
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import load_train_config, resolved
 from utils.errors import UserError
 
 
+def training(step):
+    """The part of a checkpoint that is resumed, after `step` steps."""
+    return {"optimiser": {"state": {}}, "scaler": {}, "average": None, "progress": {"epoch": 1, "step": step}}
+
+
 def contents(value, **more):
     return {"model": {"weight": torch.full((2,), float(value)), "bn.num_batches_tracked": torch.tensor(3)},
-            "train_config": {}, "provenance": {}, **more}
+            "train_config": {}, "settings": {}, "provenance": {}, **more}
 
 
 def names(folder):
@@ -56,12 +64,81 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     snapshots = Snapshots(tmp_path)
     assert snapshots.newest() is None and not snapshots.exist()
     for step in (1, 2, 3):
-        snapshots.save_last(contents(step, training={"step": step}))
-    assert names(tmp_path) == ["last.pth", "previous.pth"] and snapshots.newest()["training"] == {"step": 3}
+        snapshots.save_last(contents(step, training=training(step)))
+    assert names(tmp_path) == ["last.pth", "previous.pth"] and snapshots.newest()["training"] == training(3)
     (tmp_path / "last.pth").rename(tmp_path / "fresh.pth")  # killed between the two renames
-    assert snapshots.newest()["training"] == {"step": 3}
+    assert snapshots.newest()["training"] == training(3)
     (tmp_path / "fresh.pth").write_bytes(b"")
-    assert snapshots.newest()["training"] == {"step": 2}
+    assert snapshots.newest()["training"] == training(2)
+
+
+@pytest.mark.parametrize("change", [
+    {"training": 3}, {"training": {}}, {"provenance": "x"}, {"settings": {"TRAIN": 3}}, {"train_config": None},
+    {"training": training(2) | {"progress": {"epoch": 0}}}, {"training": training(2) | {"progress": {"lap": 2}}},
+    {"training": training(2) | {"progress": {"step": "2"}}}, {"training": training(2) | {"optimiser": [1]}}], ids=str)
+def test_what_cannot_be_resumed_is_passed_over_with_a_word(tmp_path, caplog, change):
+    snapshots = Snapshots(tmp_path)
+    for step in (1, 2):
+        snapshots.save_last(contents(step, training=training(step)) | (change if step == 2 else {}))
+    assert snapshots.newest()["training"] == training(1)
+    assert "last.pth: it cannot be resumed" in caplog.text and "trying the one before" in caplog.text
+
+
+def test_a_flipped_bit_is_noticed(tmp_path, caplog):
+    snapshots = Snapshots(tmp_path)
+    for step in (1, 2):
+        snapshots.save_last(contents(step, training=training(step)))
+    damaged = bytearray((tmp_path / "last.pth").read_bytes())
+    damaged[damaged.index(np.full(2, 2, np.float32).tobytes())] ^= 1
+    (tmp_path / "last.pth").write_bytes(damaged)
+    assert snapshots.newest()["training"] == training(1) and "last.pth" in caplog.text and "checksum" in caplog.text
+
+
+def test_a_missing_epoch_says_how_to_finish(tmp_path):
+    for epoch in range(1, 13):
+        Snapshots(tmp_path).save_epoch(contents(epoch), epoch, epochs=12)
+    (tmp_path / "epoch_005.pth").unlink()
+    with pytest.raises(UserError, match=r"lacks epoch_005\.pth.*--resume auto --set TRAIN\.NUM_EPOCHS 22"):
+        Snapshots(tmp_path).save_final(contents(0), epochs=12)
+    assert not (tmp_path / "final.pth").exists()
+
+
+def trained(seed=0, average=True):
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(2, 1)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    return TrainingState(model, optimiser, torch.amp.GradScaler("cpu", enabled=False),
+                         RunningAverage(model, 0.5) if average else None,
+                         {"train_config": {}, "settings": {}}, Progress(step=1))
+
+
+@pytest.mark.parametrize("change", [
+    lambda saved: saved["model"].pop("bias"), lambda saved: saved["model"].update(weight=torch.ones(3, 2)),
+    lambda saved: saved["training"]["optimiser"].update(state={7: {}}),
+    lambda saved: saved["training"]["optimiser"]["state"][0].update(exp_avg=torch.ones(5)),
+    lambda saved: saved["training"]["optimiser"]["state"][0].update(exp_avg=torch.full((1, 2), torch.nan)),
+    lambda saved: saved["training"]["optimiser"]["state"][0].pop("step"),
+    lambda saved: saved["training"]["optimiser"]["state"].update({0: 3}),
+    lambda saved: saved["training"].update(average=None), lambda saved: saved["training"]["average"].clear(),
+    lambda saved: saved["training"]["average"].update(bias=torch.ones(3)),
+    lambda saved: saved["training"]["average"].update(bias=torch.full((1,), torch.inf))])
+def test_what_does_not_fit_the_run_ends_in_one_line(change):
+    saved = copy.deepcopy(trained().resumable_contents())
+    change(saved)
+    with pytest.raises(UserError, match="does not fit this run"):
+        trained(seed=1).restore(saved)
+
+
+def test_what_fits_is_taken_up_and_hyperparameters_are_the_runs():
+    saved, other = trained().resumable_contents(), trained(seed=1)
+    saved["training"]["optimiser"]["param_groups"] = [{"lr": 1e9}]
+    other.restore(saved)
+    assert torch.equal(other.model.weight, saved["model"]["weight"]) and other.progress.step == 1
+    assert other.optimiser.param_groups[0]["lr"] == 1e-3
+    gathered = other.optimiser.state_dict()["state"][0]
+    assert torch.equal(gathered["exp_avg"], saved["training"]["optimiser"]["state"][0]["exp_avg"])
 
 
 def test_running_average_by_hand():

@@ -26,6 +26,8 @@ class RunningAverage:
         torch._foreach_lerp_(list(self.state.values()), [present[name] for name in self.state], 1 - self.decay)
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the average of a checkpoint."""
+        """Take up the average of a checkpoint; ValueError where it is of another network or not finite."""
         for name, tensor in self.state.items():
+            if state[name].shape != tensor.shape or not state[name].isfinite().all():
+                raise ValueError(f"the running average of {name} is of another network or not finite")
             tensor.copy_(state[name])

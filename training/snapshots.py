@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from training.state import check_resumable
 from utils.checkpoint import average_models, read_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -47,16 +48,16 @@ class Snapshots:
 
     def newest(self) -> dict[str, Any] | None:
         """The newest complete resumable checkpoint, or None where there is none."""
-        for leftover in self.folder.glob(".*.pth"):  # what a killed run was writing
-            leftover.unlink()
         found = [path for path in (self.fresh, self.last, self.previous, self.start) if path.exists()]
         for path in found:
             try:
                 contents = read_checkpoint(path)
+                check_resumable(contents)
             except UserError as error:
                 logger.warning("%s; trying the one before", error)
-                continue
-            if "training" in contents:
+            except ValueError as error:
+                logger.warning("%s: %s; trying the one before", path, error)
+            else:
                 logger.info("resuming from %s", path)
                 return contents
         if found:
@@ -81,6 +82,11 @@ class Snapshots:
     def save_final(self, contents: dict[str, Any], epochs: int) -> None:
         """Write `contents` with the mean of the last epochs' models."""
         averaged = range(max(1, epochs - AVERAGED + 1), epochs + 1)
+        missing = [path.name for path in map(self._epoch, averaged) if not path.exists()]
+        if missing:
+            raise UserError(f"{self.final.name} is the mean of the last {len(averaged)} epochs; {self.folder} lacks "
+                            f"{', '.join(missing)}; put them back and --resume auto finishes the run, or do without "
+                            f"them by {AVERAGED} more epochs: --resume auto --set TRAIN.NUM_EPOCHS {epochs + AVERAGED}")
         states = [read_checkpoint(self._epoch(epoch))["model"] for epoch in averaged]
         provenance = {**contents["provenance"], "averaged_epochs": list(averaged)}
         save_checkpoint(self.final, {**contents, "provenance": provenance, "model": average_models(states)})

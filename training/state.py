@@ -22,6 +22,7 @@ CHANGEABLE = re.compile(r"train_config\.exp|data\.source|settings\.((TEST|LOG|TB
                         r"|TRAIN\.(NUM_WORKERS|SAVE_EVERY_STEPS|VALIDATE_EVERY|KEEP_BEST))"
                         r"|validate|checkpoint_activations|compile")
 # ... the keys that a resumed run may change: its weights do not depend on them
+ODD = KeyError, TypeError, ValueError, AttributeError  # what values of the wrong kind raise
 LENGTH = "settings.TRAIN.NUM_EPOCHS"  # of a run; it may grow
 
 
@@ -78,15 +79,43 @@ class TrainingState:
         return self.contents() | {"training": training}
 
     def restore(self, contents: dict[str, Any]) -> None:
-        """Take up resumable contents; `UserError` where what made them differs from what this run is."""
+        """Take up resumable contents; `UserError` where what made them, or what they hold, is not of this run."""
         refuse_changes(contents, self.origin)
+        try:
+            self._take_up(contents)
+        except (RuntimeError, *ODD) as error:
+            raise UserError(f"the newest checkpoint does not fit this run ({' '.join(str(error).split())[:200]}); "
+                            "remove it, and the one before is taken, or start another --exp") from error
+
+    def _take_up(self, contents: dict[str, Any]) -> None:
         training = contents["training"]
         self.model.load_state_dict(contents["model"])
-        self.optimiser.load_state_dict(training["optimiser"])
+        # How the optimiser is set is this run's; the file says what it has gathered.
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": training["optimiser"]["state"], "param_groups": groups})
+        for parameter, gathered in self.optimiser.state.items():
+            if gathered.keys() != {"step", "exp_avg", "exp_avg_sq"} or not all(
+                    value.shape in (parameter.shape, ()) and value.isfinite().all() for value in gathered.values()):
+                raise ValueError("the optimiser's averages are of another network or not finite")
         self.scaler.load_state_dict(training["scaler"])
         if self.average is not None:
             self.average.load(training["average"])
         self.progress = Progress(**training["progress"])
+
+
+def check_resumable(contents: dict[str, Any]) -> None:
+    """ValueError where a checkpoint lacks what a run needs to go on, or says that it stands nowhere."""
+    try:
+        training, progress = contents["training"], Progress(**contents["training"]["progress"])
+        sections = [contents["train_config"], contents["settings"], contents["provenance"], training["scaler"],
+                    training["optimiser"]["state"], *contents["settings"].values()]
+        counts = asdict(progress).values()
+        whole = (all(isinstance(section, dict) for section in sections) and "average" in training
+                 and all(type(count) is int and count >= 0 for count in counts) and progress.epoch > 0)
+    except ODD as error:
+        raise ValueError(f"it cannot be resumed: {type(error).__name__} {error}") from error
+    if not whole:
+        raise ValueError("it cannot be resumed: what it says of the run is of the wrong kind")
 
 
 def refuse_changes(contents: dict[str, Any], origin: dict[str, Any]) -> None:
