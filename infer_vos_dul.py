@@ -31,8 +31,10 @@ import torch
 from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationSequence, find_list
 from datasets.video import result_name
+from inference.outputs import Look
 from inference.own_video import describe_source, read_job, save_frame, split_mask_word
 from inference.pipeline import Job
+from inference.refinement import Refinement
 from inference.results import PRODUCTS, ResultFolder, describe_method
 from inference.run import Preparation, Run, Task
 from inference.sources import add_sources, read_sequences, source_flag, source_record
@@ -92,6 +94,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--video)")
     add("--confidence-maps", action="store_true", help="add maps to what is written")
     add("--no-overlay", action="store_true", help="write no overlays, video and sheet")
+    add("--clean", action="store_true", help="drop specks and fill holes of masks")
+    add("--drop-lost", action="store_true", help="do not paint an object while it is lost")
+    add("--no-ids", action="store_true", help="no ids in the overlay video and the contact sheet")
+    add("--stamp", action="store_true", help="frame number and time in the overlay video and the contact sheet")
     add("--palette", default="davis", choices=PALETTES, help="colours of overlays (default %(default)s)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--continue", action="store_true", dest="keep_finished",
@@ -202,7 +208,7 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
             logger.info("all %d frames are finished; nothing is left to do", len(job.video))
         tasks = [Task(job, range(len(job.video)), files) for files in todo]
         status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
-                     palette=args.palette, resumable=True)(tasks)
+                     look=look(args), refinement=refinement(args), resumable=True)(tasks)
     logger.info("masks are in %s, the rest in %s", files.masks, files.rest)
     return status
 
@@ -232,9 +238,19 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
                     sum(len(tasks[files.masks].job.video) for files in todo), rank + 1, processes, settings.TEST.KEY,
                     size_in_words(settings), device, args.precision, args.seed)
         status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
-                     palette=args.palette, place=rank)([tasks[files.masks] for files in todo])
+                     look=look(args), refinement=refinement(args), place=rank)([tasks[files.masks] for files in todo])
     logger.info("masks are in %s", results.masks)
     return status
+
+
+def look(args: argparse.Namespace) -> Look:
+    """How overlays look, by the options."""
+    return Look(args.palette, ids=not args.no_ids, stamp=args.stamp)
+
+
+def refinement(args: argparse.Namespace) -> Refinement:
+    """What is taken out of masks, by the options."""
+    return Refinement(clean=args.clean, drop_lost=args.drop_lost)
 
 
 def products(args: argparse.Namespace) -> list[str]:
@@ -281,6 +297,7 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
     method = describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation,
                              files=args.feature_files)
     method |= {"adapt": args.adapt} if args.adapt else {}
+    method |= {name: True for name, used in refinement(args)._asdict().items() if used}
     method |= {"seed": args.seed} if args.adapt or RANDOM in args.feature_files.values() else {}
     source = {"video": args.video, "masks": args.mask, "backward": args.backward} if args.video else source_record(args)
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset,

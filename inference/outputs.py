@@ -5,23 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datasets.video import OwnVideo
 from inference.confidence import Confidence, LostWatch, Row, confidence_map, confidences, write_table
 from inference.pipeline import FrameResult
+from inference.refinement import Refinement
 from inference.results import SequenceFiles
 from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter, VideoWriter
 from utils.files import replacing
 from utils.masks import write_mask
-from utils.overlay import contact_sheet, heat_map, overlay, write_jpeg
+from utils.overlay import contact_sheet, heat_map, overlay, write_jpeg, write_stamp
 
 OVERLAY_QUALITY = 90  # JPEG
 SHEET_FRAMES = 12  # in the contact sheet
 
 logger = logging.getLogger(__name__)
+
+
+class Look(NamedTuple):
+    """Of overlays."""
+
+    palette: str = "davis"
+    ids: bool = True  # objects' ids in the video and the sheet
+    stamp: bool = False  # frame number and time in the video and the sheet
 
 
 class Outputs:
@@ -31,11 +40,14 @@ class Outputs:
     Args:
         files: where they lie and which.
         video: whose results they are.
-        palette: of the overlays.
+        look: of the overlays.
+        refinement: of the masks.
     """
 
-    def __init__(self, files: SequenceFiles, video: OwnVideo, *, palette: str = "davis"):
-        self.files, self._video, self._palette, self._products = files, video, palette, set(files.products)
+    def __init__(self, files: SequenceFiles, video: OwnVideo, *, look: Look | None = None,
+                 refinement: Refinement | None = None):
+        self.files, self._video, self._products = files, video, set(files.products)
+        self._look, self._refinement = look or Look(), refinement or Refinement()
         self._rows: list[Row] = []
         self._sheet: list[tuple[str, np.ndarray]] = []
         places = np.linspace(0, max(len(files.frames) - 1, 0), SHEET_FRAMES).round().astype(int)
@@ -47,7 +59,7 @@ class Outputs:
         if "video" in self._products:
             file = self._stack.enter_context(replacing(self.files.video))
             self._movie = VideoWriter(file, self._video.size, self._video.rate,
-                                      pixel_aspect=self._video.pixel_aspect)
+                                      pixel_aspect=self._video.pixel_aspect, sound=self._video.path)
             self._stack.callback(self._movie.close)
         enter = lambda threads: self._stack.enter_context(BackgroundWriter(threads=threads, depth=WRITING_DEPTH))
         self._writer, self._in_order = enter(WRITING_THREADS), enter(1)
@@ -56,12 +68,15 @@ class Outputs:
     def write(self, result: FrameResult) -> None:
         """Hand a frame over for writing; frames come in order."""
         name = self._video.names[result.number]
+        found = confidences(result.prediction) if "confidence" in self._products or self._refinement.drop_lost else []
+        lost = self._watch(found)
+        mask = self._refinement(result.mask, result.prediction, lost)
         # The mask comes last: a frame that has one has everything.
-        self._writer.submit(self._write_frame, name, result, result.mask)
+        self._writer.submit(self._write_frame, name, result, mask)
         if {"video", "sheet"} & self._products:
-            self._in_order.submit(self._show, name, result)
+            self._in_order.submit(self._show, name, result, mask)
         if "confidence" in self._products:
-            self._note(result.number, confidences(result.prediction))
+            self._note(result.number, found, lost)
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
@@ -77,7 +92,7 @@ class Outputs:
 
     def _write_frame(self, name: str, result: FrameResult, mask: np.ndarray) -> None:
         if "overlays" in self._products:
-            picture = overlay(result.frame, mask, palette=self._palette)
+            picture = overlay(result.frame, mask, palette=self._look.palette)
             write_jpeg(self.files.overlay(name), picture, OVERLAY_QUALITY, sync=False)
         if "maps" in self._products:
             confidence = confidence_map(result.prediction).cpu().numpy()
@@ -85,17 +100,18 @@ class Outputs:
             write_jpeg(self.files.map(name), picture, sync=False)
         write_mask(self.files.mask(name), mask, sync=False)
 
-    def _show(self, name: str, result: FrameResult) -> None:
+    def _show(self, name: str, result: FrameResult, mask: np.ndarray) -> None:
         if "video" not in self._products and name not in self._in_sheet:
             return
-        picture = overlay(result.frame, result.mask, palette=self._palette, labels=True)
+        picture = overlay(result.frame, mask, palette=self._look.palette, labels=self._look.ids)
+        if self._look.stamp:
+            write_stamp(picture, f"{result.number}  {float(self._video.time(result.number)):.2f} s")
         if "video" in self._products:
             self._movie.write(picture, self._video.time(result.number))
         if "sheet" in self._products and name in self._in_sheet:
             self._sheet.append((f"frame {result.number}", picture))
 
-    def _note(self, number: int, found: Sequence[Confidence]) -> None:
-        lost = self._watch(found)
+    def _note(self, number: int, found: Sequence[Confidence], lost: set[int]) -> None:
         for one in found:
             self._rows.append(Row(number, self._video.names[number], *one, one.object in lost))
         for one in sorted(lost):

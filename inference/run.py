@@ -13,8 +13,9 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from inference.outputs import Outputs
+from inference.outputs import Look, Outputs
 from inference.pipeline import Job, Pass, memory_advice, merged
+from inference.refinement import Refinement
 from inference.results import SequenceFiles
 from models.propagation import VideoPropagator
 from utils.signals import StopRequest
@@ -47,15 +48,18 @@ class Run:
         method: what masks depend on, for the record of each sequence.
         device: where it is computed.
         batch_size: frames encoded at once.
-        palette: of the overlays.
+        look: of the overlays.
+        refinement: of the masks.
         clock: to which the time of each stage is added.
         resumable: whether predictions are kept until a task is finished, so that it can go on where it ended.
         place: of the progress bar, from the top of the screen.
     """
 
     def __init__(self, prepare: Preparation, method: dict[str, Any], *, device: torch.device, batch_size: int = 1,
-                 palette: str = "davis", clock: StageClock | None = None, resumable: bool = False, place: int = 0):
-        self._prepare, self._method, self._device, self._palette = prepare, method, device, palette
+                 look: Look | None = None, refinement: Refinement | None = None, clock: StageClock | None = None,
+                 resumable: bool = False, place: int = 0):
+        self._prepare, self._method, self._device, self._look = prepare, method, device, look
+        self._refinement = refinement
         self._clock, self._resumable, self._place = clock or StageClock(device), resumable, place
         self._batch, self._stop = batch_size, StopRequest()
 
@@ -91,7 +95,7 @@ class Run:
                 bar.update()
                 if self._stop.received:
                     return done
-        with Outputs(files, job.video, palette=self._palette) as outputs:
+        with Outputs(files, job.video, look=self._look, refinement=self._refinement) as outputs:
             for result in merged(job, passes[False], passes.get(True), new_propagator(), device=self._device,
                                  clock=clock):
                 if result.number in saved:

@@ -103,6 +103,11 @@ def label_points(mask: np.ndarray) -> dict[int, tuple[int, int]]:
     return points
 
 
+def write_stamp(picture: np.ndarray, text: str) -> None:
+    """Write a line of text into the lower left corner of a picture, in place."""
+    _write(picture, text, (0, len(picture)), len(picture) * LABEL_SHARE)
+
+
 def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, width: int = 320) -> np.ndarray:
     """Pictures with their captions in a grid on white, in reading order.
 
