@@ -23,6 +23,7 @@ from training.schedule import learning_rate
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import SHIPPED_MODEL
 from utils.errors import UserError, run_script
+from utils.files import claimed
 from utils.signals import Stopped
 
 EPOCHS, STEPS = 4, 12  # of the whole run: three batches of two clips an epoch
@@ -184,6 +185,40 @@ def test_existing_experiments_and_other_configurations_are_refused(tmp_path, dat
             run(tmp_path, data, *options, **({"TRAIN__NUM_EPOCHS": 1} | settings))
         assert all(word in str(refusal.value) for word in words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == written
+
+
+@pytest.mark.parametrize("folder", ["snapshots/tiny", "logs/tiny"])
+def test_one_run_at_a_time_trains_an_experiment(tmp_path, data, restored_process, folder):
+    for options in ([], ["--resume", "auto"]):
+        with claimed(tmp_path / folder), pytest.raises(UserError, match=f"one run at a time writes to .*{folder}"):
+            run(tmp_path, data, *options)
+    assert not (tmp_path / "snapshots").exists() and not (tmp_path / "logs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_at_the_start(tmp_path, data, restored_process):
+    (tmp_path / "snapshots").write_text("a file in the way")
+    with pytest.raises(UserError, match="could not be written"):
+        run(tmp_path, data)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_an_epoch_is_saved_before_its_validation_which_a_signal_ends(tmp_path, data, restored_process):
+    whole, parted, options = tmp_path / "whole", tmp_path / "parted", ["--validate", "filelists/val"]
+    settings = {"TRAIN__NUM_EPOCHS": 2, "TRAIN__VALIDATE_EVERY": 1, "TRAIN__EMA": 0.5, "TEST__INFER_WH": [80, 64]}
+    for folder in (whole, parted):
+        folder.mkdir()
+    run(whole, data, *options, **settings)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="after step 3, saved in"):
+        patch.setattr(training.Validation, "__call__", lambda self: signal.raise_signal(signal.SIGTERM))
+        run(parted, data, *options, **settings)
+    position = checkpoint(parted, "last.pth")["training"]["progress"]
+    assert (position["epoch"], position["batch"]) == (1, 3) and checkpoint(parted, "epoch_001.pth")
+    training.main(alone(parted))
+    assert_same_models(parted, whole)
+    validated = [[(record["step"], record["val/J&F"]) for record in records(folder, key="val/J&F")]
+                 for folder in (parted, whole)]
+    assert validated[0] == validated[1] and [step for step, _ in validated[0]] == [3, 6]
+    assert [record["step"] for record in records(parted)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_the_weights_do_not_depend_on_may_change(tmp_path, data, restored_process):
