@@ -23,7 +23,7 @@ from datasets.geometry import (
 from datasets.lab import color_levels, values_of
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 from datasets.photometric import photometric
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 FEATURE_STRIDE = 8  # one grid point a feature
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -125,7 +125,7 @@ def finished(views: dict[str, Tensor]) -> dict[str, Tensor]:
     `contours` the `edge` weights [B,T,1,S,S]; the other tensors stay.
     """
     side = next(view.shape[-1] for name, view in views.items() if name.startswith("view"))
-    made = {name: normalise(value) if name.startswith("view") else value for name, value in views.items()}
+    made = {name: imagenet_normalise(value) if name.startswith("view") else value for name, value in views.items()}
     if "levels" in made:
         made["target"] = values_of(made.pop("levels"), made.pop("values"))
     if "contours" in made:

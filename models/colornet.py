@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.resnet import Trunk, residual_stage
 from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 
 class Size(NamedTuple):
@@ -69,7 +69,7 @@ class ColorNet(Trunk):
         """Normalised frames [N,3,H,W] to the features that the losses and propagation use.
 
         Args:
-            frames: RGB by `utils.images.normalise`; H and W multiples of 8.
+            frames: RGB by `utils.images.imagenet_normalise`; H and W multiples of 8.
             local: compute `q_color` and `color`.
             dense: compute `q_cls` and `cls`; by default whether the model has them.
         """
@@ -114,7 +114,7 @@ class Branches(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """RGB frames in [0,1], [N,3,H,W] with H and W multiples of 8, to unit float32 features [N,C,H/8,W/8]."""
-        return self.model.embed(normalise(frames), self.key)
+        return self.model.embed(imagenet_normalise(frames), self.key)
 
 
 def _head(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -21,7 +21,7 @@ from datasets.loader import default_workers, init_worker
 from datasets.sampler import EpochBatchSampler
 from utils.config import load_settings, load_train_config
 from utils.errors import UserError
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 
 def picture(height=48, width=64, seed=0):
@@ -160,7 +160,8 @@ def test_a_batch_is_what_the_objective_takes(root):
                   "edge": (torch.float32, (2, 3, 1, 32, 32))},
         "dense": {"view_1": (torch.float32, (2, 3, 3, 32, 32)), "view_2": (torch.float32, (2, 3, 3, 32, 32)),
                   "theta": (torch.float32, (2, 2, 3))}}
-    torch.testing.assert_close(batch.views["dense"]["view_1"][1], normalise(dataset[(1, 1)]["dense"]["view_1"]))
+    frames = dataset[(1, 1)]["dense"]["view_1"]
+    torch.testing.assert_close(batch.views["dense"]["view_1"][1], imagenet_normalise(frames))
     assert batch.clips == ["JPEGImages/v0", "JPEGImages/v1"] and batch.failed == 0
 
 

@@ -17,7 +17,7 @@ from models.foreign import LayerFeatures, set_stride
 from models.propagation import build_propagator
 from utils.config import SHIPPED_MODEL, load_settings
 from utils.errors import UserError
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 FRAMES = torch.rand((2, 3, 64, 96), generator=torch.Generator().manual_seed(0))
 RESNET = "torchvision:resnet18@layer2"
@@ -35,7 +35,7 @@ def encode(spec, model=None, words=()):
 
 def test_a_term_alone_is_the_networks_own_feature(model):
     with torch.no_grad():
-        assert torch.equal(encode("merge", model), model.embed(normalise(FRAMES), "merge"))
+        assert torch.equal(encode("merge", model), model.embed(imagenet_normalise(FRAMES), "merge"))
 
 
 def test_a_sum_is_concatenated_by_weight_and_of_unit_length(model):
@@ -60,7 +60,7 @@ def resnet_file(tmp_path):
 def test_a_layer_of_a_local_file(resnet_file):
     network, file = resnet_file
     with torch.no_grad():
-        x = network.maxpool(network.relu(network.bn1(network.conv1(normalise(FRAMES)))))
+        x = network.maxpool(network.relu(network.bn1(network.conv1(imagenet_normalise(FRAMES)))))
         wanted = F.normalize(network.layer2(network.layer1(x)), dim=1)
     torch.testing.assert_close(encode(RESNET, words=[str(file)]), wanted)
 

@@ -14,7 +14,7 @@ import torchvision
 from models.features import load_features, weight_files
 from tests.helpers import golden_weights
 from utils.errors import UserError
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 FRAMES = torch.rand((1, 3, 48, 80), generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +35,7 @@ def plain_forward(state: dict[str, torch.Tensor], stages: int, padding: str = "c
     def norm(x, name):
         return F.batch_norm(x, *(state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
 
-    x = F.max_pool2d(norm(convolve(normalise(FRAMES), "conv1", 2), "bn1").relu(), 3, 2, 1)
+    x = F.max_pool2d(norm(convolve(imagenet_normalise(FRAMES), "conv1", 2), "bn1").relu(), 3, 2, 1)
     for stage in range(1, stages + 1):
         block = 0
         while f"layer{stage}.{block}.conv1.weight" in state:
@@ -132,7 +132,7 @@ def plain_vit(state: dict[str, torch.Tensor], patch: int) -> torch.Tensor:
     """Unit features, attention written out; the position embedding is at hand for 3x5 patches."""
     linear = lambda x, name: x @ state[name + ".weight"].T + state[name + ".bias"]
     norm = lambda x, name: F.layer_norm(x, x.shape[-1:], state[name + ".weight"], state[name + ".bias"], 1e-6)
-    x = F.conv2d(normalise(FRAMES), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], patch)
+    x = F.conv2d(imagenet_normalise(FRAMES), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], patch)
     h, w = x.shape[2:]
     x = torch.cat([state["cls_token"][0], x[0].flatten(1).T])  # [1+hw,C]
     places, grid = state["pos_embed"][0, :1], state["pos_embed"][0, 1:].T.view(1, x.shape[1], 4, 4)

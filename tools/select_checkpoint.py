@@ -30,7 +30,7 @@ from models.colornet import ColorNet
 from utils.checkpoint import read_checkpoint
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
-from utils.images import normalise
+from utils.images import imagenet_normalise
 from utils.pictures import read_frame
 
 NOT_MODELS = ("last.pth", "previous.pth", "fresh.pth")  # the newest epoch again, with what resuming needs
@@ -91,7 +91,7 @@ def pair_error(model: ColorNet, frames: np.ndarray, temperature: float) -> float
     device = next(model.parameters()).device
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
     target = color_target(frames, "LAB", clip=False).to(device)  # [2,3,H,W]
-    features = model(normalise(images), local=True, dense=False).q_color  # [2,C,h,w]
+    features = model(imagenet_normalise(images), local=True, dense=False).q_color  # [2,C,h,w]
     rebuilt: Tensor = rebuild_colors(features[None], target[None], temperature=temperature, negatives=False)
     return 100 * float((rebuilt_pixels(rebuilt[0, 0], features, target) - target[1]).abs().mean())
 

@@ -12,7 +12,7 @@ RGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0
 WHITE = (0.950456, 1.0, 1.088754)  # D65
 
 
-def normalise(frames: Tensor) -> Tensor:
+def imagenet_normalise(frames: Tensor) -> Tensor:
     """RGB frames [...,3,H,W], uint8 in [0,255] or float in [0,1], to float32 with ImageNet's mean and deviation."""
     scale = 255 if frames.dtype == torch.uint8 else 1
     mean, std = (_per_channel(values, frames.device) for values in (IMAGENET_MEAN, IMAGENET_STD))

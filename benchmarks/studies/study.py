@@ -50,7 +50,7 @@ from models.propagation import resize, upsampled_argmax, weighed
 from models.upsampling import EdgeUpsampling
 from utils.errors import UserError, run_script
 from utils.feature_spec import folder_name
-from utils.images import normalise
+from utils.images import imagenet_normalise
 
 Network = ColorNet | Features
 Guide = Callable[[Network, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
@@ -87,7 +87,7 @@ def network_guide(stage: str) -> Guide:
     """The three main components of what a stage of the network sees, in place of colours."""
 
     def guide(model: ColorNet, frame: np.ndarray) -> np.ndarray:
-        x = model.relu(model.bn1(model.conv1(normalise(torch.from_numpy(frame).permute(2, 0, 1))[None])))
+        x = model.relu(model.bn1(model.conv1(imagenet_normalise(torch.from_numpy(frame).permute(2, 0, 1))[None])))
         x = x if stage == "stride 2" else model.layer1(model.maxpool(x))
         values = x[0].flatten(1).T  # [h*w,C]
         values = values - values.mean(0)
@@ -144,7 +144,7 @@ def options_of(name: str) -> Options:
 def maps_of(model: Network, pictures: Tensor) -> Maps:
     """Pictures in [0,1], [N,3,H,W], to the maps [N,C,h,w] that features are made of."""
     if isinstance(model, ColorNet):
-        return model.branches(normalise(pictures), local=True, dense=True)
+        return model.branches(imagenet_normalise(pictures), local=True, dense=True)
     return (model.encode(pictures),)
 
 
