@@ -12,6 +12,10 @@ writes masks to ./output/merge_vos/<sequence>/<frame>.png and overlays to ./outp
 For a video of your own (inference/own_video.py), masks and an overlay video go to ./output/<its name>:
 
     python infer_vos_dul.py --video clip.mp4 --mask first.png [57=correction.png] [--backward] [--resume MODEL]
+
+Points in the place of masks (inference/points.py) go to ./output/<its name>/points.csv and points.mp4:
+
+    python infer_vos_dul.py --video clip.mp4 --points points.csv
 """
 
 from __future__ import annotations
@@ -30,10 +34,13 @@ import torch
 
 from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationSequence, find_list
+from datasets.own_video import open_video
+from datasets.points import read_points
 from datasets.video import result_name
 from inference.outputs import Look
 from inference.own_video import describe_source, read_job, save_frame, split_mask_word
-from inference.pipeline import Job
+from inference.pipeline import Job, memory_advice
+from inference.points import write_points
 from inference.refinement import Refinement
 from inference.results import PRODUCTS, ResultFolder, describe_method
 from inference.run import Preparation, Run, Task
@@ -48,6 +55,7 @@ from utils.console import start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
 from utils.feature_spec import RANDOM
+from utils.files import refuse_existing
 from utils.masks import object_ids
 from utils.overlay import PALETTES
 from utils.seed import seed_everything
@@ -106,6 +114,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     own = parser.add_argument_group("a video of your own (--video)").add_argument
     own("--mask", nargs="+", action="extend", metavar="[FRAME=]FILE",
         help="masks: of the first frame, and of later ones (from 0) with new objects or corrections")
+    own("--points", type=Path, metavar="FILE", help="points in the place of masks: CSV with the columns point, x, y "
+        "[pixels] and, if not all are of frame 0, frame; or a joint_annotations/<sequence>.json of BADJA")
     own("--backward", action="store_true", help="also carry masks from the last one given to the start")
     own("--fps", type=float, metavar="RATE", help="of the overlay of a folder of pictures (default 24)")
     own("--save-frame", type=int, metavar="N", help="only write frame N (from 0) as PNG, to paint a mask on")
@@ -127,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     choose_model(args, settings.TEST.KEY)
     seed_everything(args.seed)
     device = resolve_device(args.device)
-    return (infer_own_video if args.video else infer_list)(args, settings, device)
+    return (infer_points if args.points else infer_own_video if args.video else infer_list)(args, settings, device)
 
 
 def choose_model(args: argparse.Namespace, spec: str) -> None:
@@ -149,15 +159,20 @@ def choose_model(args: argparse.Namespace, spec: str) -> None:
 
 def refuse_contradictions(args: argparse.Namespace) -> None:
     """`UserError` for options that only make sense with the other kind of input."""
-    own = {"--mask": args.mask, "--backward": args.backward, "--fps": args.fps is not None,
+    own = {"--mask": args.mask, "--points": args.points, "--backward": args.backward, "--fps": args.fps is not None,
            "--save-frame": args.save_frame is not None}
     stray = [name for name, given in own.items() if given]
     source = source_flag(args)
     if not args.video and stray:
         raise UserError(f"{', '.join(stray)} belong to --video, and {source} is given, which names its own masks")
-    if args.video and not args.mask and args.save_frame is None:
-        raise UserError("--video needs --mask FILE, the objects of its first frame; --save-frame 0 writes that frame "
-                        "as PNG to paint them on")
+    if args.video and not (args.mask or args.points) and args.save_frame is None:
+        raise UserError("--video needs --mask FILE, the objects of its first frame, or --points FILE; --save-frame 0 "
+                        "writes that frame as PNG to paint objects on")
+    masks = {"--mask": args.mask, "--backward": args.backward, "--continue": args.keep_finished, "--write": args.write,
+             "--confidence-maps": args.confidence_maps}
+    if args.points and any(masks.values()):
+        raise UserError(f"{', '.join(name for name, given in masks.items() if given)} belong to masks, and --points is "
+                        "given; leave one of them out")
     if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("torchrun splits the sequences of an --infer-list; a single --video takes one process")
     if args.adapt < 0:
@@ -211,6 +226,23 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
                      look=look(args), refinement=refinement(args), resumable=True)(tasks)
     logger.info("masks are in %s, the rest in %s", files.masks, files.rest)
     return status
+
+
+def infer_points(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
+    """One video and points of it."""
+    video = open_video(args.video, args.fps)
+    points = read_points(args.points, video)
+    table, movie = (own_output(args) / f"points.{kind}" for kind in ("csv", "mp4"))
+    for file in [table] if args.no_overlay else [table, movie]:
+        refuse_existing(file, args.overwrite)
+        if os.path.realpath(file) in map(os.path.realpath, (args.points, args.video)):
+            raise UserError(f"a run does not replace what it reads, and {file} is both; choose another "
+                            "--mask-output-dir")
+    new_propagator = preparation(args, settings, device, StageClock(device))(video.frames(), len(video))
+    with memory_advice():
+        write_points(video, points, new_propagator, table, None if args.no_overlay else movie, palette=args.palette,
+                     batch_size=batch_size(settings, device))
+    logger.info("%d points in %d frames are in %s", len(points), len(video), table)
 
 
 def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:

@@ -81,7 +81,7 @@ class VideoPropagator:
         self._encoder, self._device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
         self._size = size
         self._labels = LabelPropagator(neighbours, gaps, first)
-        self._reduce, self._align_corners = reduce, align_corners
+        self._reduce, self.align_corners = reduce, align_corners
         self._edges = EdgeUpsampling() if upsample == "edge" else None
         self._weigh = functools.partial(weighed, min_max=min_max, normalise=normalise, background=background)
         self.reset()
@@ -151,6 +151,15 @@ class VideoPropagator:
         certain = mask if first or correct else None
         return Prediction(tuple(ids), labels, similarity, certain, tuple(named) if certain is not None else ())
 
+    @torch.inference_mode()
+    def carry_labels(self, features: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Soft labels of one's own in the place of masks: the next frame's labels and similarities, [M,h,w] both.
+
+        The first frame needs `given`, [M,h,w] in [0,1], with the background as channel 0. Not to be mixed with
+        `predict` in one video.
+        """
+        return self._labels.step(features, given)
+
     @property
     def basis_frame(self) -> int:
         """What `recall` wants to know of the frames so far."""
@@ -193,7 +202,7 @@ class VideoPropagator:
             return given.copy()
         labels = self._weigh(prediction.labels)
         channel = self._edges.argmax(labels, frame) if self._edges else \
-            upsampled_argmax(labels, frame.shape[:2], self._align_corners)
+            upsampled_argmax(labels, frame.shape[:2], self.align_corners)
         mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
         if given is None:
             return mask
@@ -227,7 +236,7 @@ class VideoPropagator:
         if self._reduce == "nearest":
             index = F.interpolate(index[None, None].float(), tuple(shape), mode="nearest-exact")[0, 0]
             return torch.stack([index == i for i in ids]).float()
-        return torch.cat([resize((index == i)[None].float(), shape, self._align_corners) for i in ids])
+        return torch.cat([resize((index == i)[None].float(), shape, self.align_corners) for i in ids])
 
 
 def _taken(mask: np.ndarray, known: Sequence[int], correct: bool) -> tuple[list[int], list[int]]:
