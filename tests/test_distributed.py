@@ -114,6 +114,17 @@ def test_batch_statistics_keep_their_precision_far_from_zero():
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("backend, kind", [("nccl", torch.nn.SyncBatchNorm), ("gloo", SyncBatchNorm2d)])
+def test_normalisation_over_processes_is_pytorchs_on_gpus_and_ours_on_cpus(monkeypatch, backend, kind):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).train()
+    names = list(model.state_dict())
+    layers = [module for module in synchronise_batch_norm(model).modules() if hasattr(module, "running_mean")]
+    assert {type(layer) for layer in layers} == {kind} and all(layer.training for layer in layers)
+    assert list(model.state_dict()) == names
+
+
 def torchrun(*words):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, *words]
 

@@ -28,7 +28,7 @@ def _forward(module: nn.Module, forward, x: Tensor, *options: Any) -> Tensor:
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Let the second pass count its batches on copies: the first one has updated the running statistics already."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     counted = [dict(layer.named_buffers(recurse=False)) for layer in layers]
     for layer, buffers in zip(layers, counted):
         for name, buffer in buffers.items():
