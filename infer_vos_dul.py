@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--exp", default="0001", help="experiment id, recorded with the results")
     add("--run", default="final", help="run name, recorded with the results")
     add("--mask-output-dir", type=Path, help="folder for <key>_vos and <key>_vis; for --video output/<its name>")
-    add("--resume", help="model file, released or from training; --video has one that comes along")
+    add("--resume", help="model file, released or from training; --video has a bundled one")
     add("--features", metavar="SPEC", help="TEST.KEY: color, cls, merge, efficientnet-lite0, timm:MODEL[@LAYER], "
         "torchvision:MODEL@LAYER, dul, crw, vfs, dino, or a sum such as merge+efficientnet-lite0 "
         "(docs/experiments/features.md)")

@@ -2,7 +2,7 @@
 
 In the output folder, beside what `infer_vos_dul.py --video` writes (`<key>_vos`, `<key>_vis`):
     given/<frame>.png   the masks that a person drew or corrected, index masks for `--mask FRAME=FILE`
-    annotation.json     the objects: id, name, colour, whether they are shown
+    annotation.json     the objects: id, name, color, whether they are shown
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ class Session:
             return k
 
     def change_object(self, k: int, change: dict[str, Any]) -> None:
-        """Set some of `name`, `colour` (#rrggbb) and `visible` of object `k`; `UserError` for anything else."""
+        """Set some of `name`, `color` (#rrggbb) and `visible` of object `k`; `UserError` for anything else."""
         kinds = {"name": lambda v: isinstance(v, str) and 0 < len(v.strip()) <= LONGEST_NAME and v.isprintable(),
-                 "colour": lambda v: isinstance(v, str) and re.fullmatch(r"#[0-9a-f]{6}", v) is not None,
+                 "color": lambda v: isinstance(v, str) and re.fullmatch(r"#[0-9a-f]{6}", v) is not None,
                  "visible": lambda v: isinstance(v, bool)}
         with self._lock:
             wrong = [name for name, value in change.items() if name not in kinds or not kinds[name](value)]
@@ -238,7 +238,7 @@ class Session:
 
 
 def _new_object(k: int) -> dict[str, Any]:
-    return {"name": f"object {k}", "colour": "#{:02x}{:02x}{:02x}".format(*DAVIS_PALETTE[k]), "visible": True}
+    return {"name": f"object {k}", "color": "#{:02x}{:02x}{:02x}".format(*DAVIS_PALETTE[k]), "visible": True}
 
 
 def _pngs(folder: Path) -> Iterator[Path]:

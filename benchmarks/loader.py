@@ -3,8 +3,9 @@
     python benchmarks/loader.py [--frames DIR] [--clips 40]
     python benchmarks/loader.py [--frames DIR] --workers 4 14      # clips a second of the whole loader instead
 
-The baseline (baselines/loader.py) is DESIGN section 5 word by word: PIL and torchvision one operation at a time, the
-edge map with per-pixel Python loops. Both make the same views with all switches on, T = 5, from JPEG frames: those
+The baseline (baselines/loader.py) is a reference implementation of DESIGN section 5: PIL and torchvision one
+operation at a time, the edge map with per-pixel Python loops. Both make the same views with all switches on, T = 5,
+from JPEG frames: those
 below --frames (folders of frames, such as JPEGImages/480p of DAVIS), or 854x480 ones drawn here. Times are of the
 processor, not of the clock, so that other programs disturb them less.
 """

@@ -6,7 +6,7 @@ The baseline, `baselines/propagation.py`, multiplies 100 queries at a time with 
 recent frames, adds the mask of the radius and takes the top 10 of everything. Each round propagates one new frame by
 every method in turn, in one process; the time of ours includes preparing that frame. Medians of --rounds rounds.
 Memory is what each method takes above the features of the context and the new frame, in a process of its own.
-"Of the limit" is the time that the products inside the radius alone take, in float32 at the rate measured in this run,
+"Fraction of limit" is the time of the products inside the radius alone, in float32 at the rate measured in this run,
 over the time taken; it can exceed 1, because the search proves most products unnecessary.
 Without --frames a clip is drawn; without --model the network is S with random weights.
 """
@@ -162,7 +162,8 @@ def main() -> None:
     print(f"{args.size[0]}x{args.size[1]}, map {h}x{w}, C = {C}, radius {args.radius:g}, {torch.get_num_threads()} "
           f"threads; products at {rates[torch.float32] / 1e9:.0f} GFLOP/s in float32, "
           f"{rates[torch.bfloat16] / 1e9:.0f} in bfloat16; products inside the radius alone: {limit:.2f} s\n")
-    print("| propagation | s a frame | ratio | processor s | ratio | of the limit | memory MB | ratio | pixels equal |")
+    print("| propagation | s a frame | ratio | processor s | ratio | fraction of limit "
+          "| memory MB | ratio | pixels equal |")
     print("|---" * 9 + "|")
     rows = {method: [statistics.median(column) for column in zip(*times)] for method, times in seconds.items()}
     for method, (wall, processor) in rows.items():

@@ -3,7 +3,8 @@
     python benchmarks/training.py [--threads 1]                                   # fp32 on the CPU
     python benchmarks/training.py --device cuda --clips 8 --precision bf16 [--compile]
 
-The baseline (baselines/losses.py) is DESIGN section 6 word by word: every pass computes all outputs of the network,
+The baseline (baselines/losses.py) is a reference implementation of DESIGN section 6: every pass computes all outputs
+of the network,
 every pair of frames is rebuilt on its own; float32 by PyTorch's own convolutions in its default memory layout. Both do
 forward, backward and AdamW on the same views (size S or M, both heads, T = 5, 256x256), in turn, and the total losses
 are printed beside each other. With --precision, ours runs in it and the baseline in float32. One thread is timed

@@ -26,7 +26,7 @@ class Separated(NamedTuple):
     """Labels uint8 [h,w], the colour of each, label 0 being black, and how many pixels were edges."""
 
     labels: np.ndarray
-    colours: list[tuple[int, ...]]
+    colors: list[tuple[int, ...]]
     strays: int
 
 
@@ -47,15 +47,15 @@ def separate(path: Path, picture: np.ndarray) -> Separated:
     if len(first) > MAX_ID:
         raise UserError(f"a mask has at most {MAX_ID} objects; {path} has {len(first)} colours; give every object one "
                         "colour on black")
-    colours = np.vstack([np.zeros((1, picture.shape[2]), np.int32), picture.reshape(-1, picture.shape[2])[first]])
+    colors = np.vstack([np.zeros((1, picture.shape[2]), np.int32), picture.reshape(-1, picture.shape[2])[first]])
     table = np.full(codes.max() + 1, STRAY)
     table[0] = 0
     table[codes.flat[first]] = np.arange(1, len(first) + 1)
     labels = table[codes]
     strays = np.count_nonzero(labels == STRAY)
     if strays:
-        _settle_edges(path, picture, labels, colours)
-    return Separated(labels.astype(np.uint8), [tuple(colour) for colour in colours.tolist()], strays)
+        _settle_edges(path, picture, labels, colors)
+    return Separated(labels.astype(np.uint8), [tuple(color) for color in colors.tolist()], strays)
 
 
 def codes_of(picture: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def block_starts(codes: np.ndarray) -> np.ndarray:
     return flat[np.sort(position)]
 
 
-def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
+def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> None:
     """Give every stray pixel of `labels` [h,w] the object it is anti-aliasing of, in place; `UserError` for others.
 
     Args:
@@ -100,11 +100,11 @@ def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colours: 
     # Strays that touch fewer than two labels (lowest is STRAY where they touch none) mix nothing.
     phantom = (run_lowest >= run_highest)[run] | (len(y) > MOST_STRAYS * labels.size)
     if not phantom.any():
-        pixels, near = picture[y, x].astype(np.int32), _labels_near(labels, y, x, len(colours))
-        label, between = _nearest_colour(pixels, near, colours)
+        pixels, near = picture[y, x].astype(np.int32), _labels_near(labels, y, x, len(colors))
+        label, between = _nearest_color(pixels, near, colors)
         far = np.flatnonzero(~between)  # a thin tip fades out farther from its object than the window reaches
         near = _any_in_group(near, run)[far]
-        label[far], between[far] = _nearest_colour(pixels[far], near, colours)
+        label[far], between[far] = _nearest_color(pixels[far], near, colors)
         labels[y, x], phantom = label, ~between
     if phantom.any():
         raise UserError("a colour is an object's where it fills a block of 3x3 pixels, or anti-aliasing where it lies "
@@ -133,7 +133,7 @@ def _any_in_group(flags: np.ndarray, group: np.ndarray) -> np.ndarray:
     return groups[group]
 
 
-def _nearest_colour(pixels: np.ndarray, near: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_color(pixels: np.ndarray, near: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Choose for each pixel [S,C] the nearest of the colours [n,C] that `near`, bool [S,n], allows it.
 
     Returns:
@@ -142,10 +142,10 @@ def _nearest_colour(pixels: np.ndarray, near: np.ndarray, colours: np.ndarray) -
     """
     best, label = np.full(len(pixels), np.inf), np.full(len(pixels), STRAY)
     low, high = np.full(pixels.shape, np.inf), np.full(pixels.shape, -np.inf)
-    for k, colour in enumerate(colours):
+    for k, color in enumerate(colors):
         rows = np.flatnonzero(near[:, k])
-        low[rows], high[rows] = np.minimum(low[rows], colour), np.maximum(high[rows], colour)
-        distance = np.square(pixels[rows] - colour, dtype=np.float64).sum(axis=1)
+        low[rows], high[rows] = np.minimum(low[rows], color), np.maximum(high[rows], color)
+        distance = np.square(pixels[rows] - color, dtype=np.float64).sum(axis=1)
         closer = distance < best[rows]
         best[rows[closer]], label[rows[closer]] = distance[closer], k
     margin = OVERSHOOT * (high - low)
@@ -161,9 +161,9 @@ def _described(picture: np.ndarray, y: np.ndarray, x: np.ndarray) -> str:
     return "; ".join(shown) + more(len(order))
 
 
-def _name(colour: Sequence[int]) -> str:
+def _name(color: Sequence[int]) -> str:
     """A colour as a user knows it: the value of a grey picture, (R, G, B) of another."""
-    return f"({', '.join(map(str, colour))})" if len(colour) > 1 else f"value {colour[0]}"
+    return f"({', '.join(map(str, color))})" if len(color) > 1 else f"value {color[0]}"
 
 
 def few(values: Iterable[Key]) -> str:

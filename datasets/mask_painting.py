@@ -34,18 +34,18 @@ def painted_objects(path: Path, picture: np.ndarray, frame: np.ndarray) -> Objec
         raise UserError(f"on a copy of the frame every object is painted in one opaque colour; {path} differs from its "
                         f"frame on {np.count_nonzero(codes)} pixels, of which {n_edges} have a colour of their own; "
                         "paint with an opaque, hard brush, and save as PNG")
-    labels, colours = np.zeros(codes.shape, np.uint8), []
+    labels, colors = np.zeros(codes.shape, np.uint8), []
     for label, code in enumerate(paints.tolist(), 1):
         own = codes == code
         labels[own] = label
-        colours.append(picture[own][0])
+        colors.append(picture[own][0])
     edge = (codes > 0) & (labels == 0)
     window = np.ones((2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1), np.uint8)
     settled = labels.copy()
-    for label, colour in enumerate(colours, 1):
+    for label, color in enumerate(colors, 1):
         y, x = np.nonzero(edge & (cv2.dilate((labels == label).astype(np.uint8), window) > 0))
-        step = colour - frame[y, x].astype(np.float32)
+        step = color - frame[y, x].astype(np.float32)
         share = ((picture[y, x].astype(np.float32) - frame[y, x]) * step).sum(1) / np.square(step).sum(1).clip(1)
         settled[y[share >= 0.5], x[share >= 0.5]] = label
-    keys = [tuple(colour.tolist()) for colour in colours]
+    keys = [tuple(color.tolist()) for color in colors]
     return Objects(settled, {1: key_of(keys[0])} if len(keys) == 1 else dict(enumerate(keys, 1)))

@@ -24,9 +24,9 @@ from utils.pictures import Picture, read_picture
 logger = logging.getLogger(__name__)
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F"}
-COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
+COLOR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX"}
 VOID = 255  # in PASCAL VOC the border of an object, which belongs to nothing
-VOID_COLOUR = tuple(DAVIS_PALETTE[VOID].tolist())
+VOID_COLOR = tuple(DAVIS_PALETTE[VOID].tolist())
 OPAQUE = 128  # least alpha of a pixel that is shown
 PART = 12  # mean difference to its frame of a cut-out, which may come from a lossy copy [of 255]
 FLAT = 0.95  # of the shown pixels: as many have a flat colour where colours are painted objects, and not a photograph
@@ -44,7 +44,7 @@ def read_picture_objects(path: Path, frame: Callable[[], np.ndarray] | None = No
     file = read_picture(path)
     if file.pictures > 1:
         raise UserError(f"a mask is one picture; {path} has {file.pictures}; save the one that is meant as PNG")
-    if file.image.mode not in GREY_MODES | COLOUR_MODES:
+    if file.image.mode not in GREY_MODES | COLOR_MODES:
         raise UserError(f"a mask is a palette, grey, RGB or RGBA picture; {path} is {file}; save it as PNG")
     if _holds_ids(file):
         return _palette_objects(path, np.array(file.image), file.image.getpalette())
@@ -55,7 +55,7 @@ def read_picture_objects(path: Path, frame: Callable[[], np.ndarray] | None = No
         return tone_objects(path, pixels, lossy=file.lossy)
     if not shown.any():
         raise UserError(f"a mask has at least one object; {path} is all transparent; draw the object into it")
-    flat = None if frame and _is_part(_rgb(pixels), shown, frame()) else _flat_colours(pixels, shown)
+    flat = None if frame and _is_part(_rgb(pixels), shown, frame()) else _flat_colors(pixels, shown)
     if flat is None:
         logger.warning("mask %s is a cut-out: what is not transparent is the object", path)
         return Objects(shown.astype(np.uint8), {1: None})
@@ -81,8 +81,8 @@ def _holds_ids(file: Picture) -> bool:
 def _palette_objects(path: Path, values: np.ndarray, palette: list[int]) -> Objects:
     """Values [h,w] as they are, but for VOC's border; `UserError` where most look like anti-aliasing."""
     ids = object_ids(values)
-    colours = np.array(palette, np.uint8).reshape(-1, 3)
-    davis = max(ids, default=0) < len(colours) and np.array_equal(colours[ids], DAVIS_PALETTE[ids])
+    colors = np.array(palette, np.uint8).reshape(-1, 3)
+    davis = max(ids, default=0) < len(colors) and np.array_equal(colors[ids], DAVIS_PALETTE[ids])
     if davis and VOID in ids and VOID - 1 not in ids and len(ids) > 1:
         logger.warning("mask %s has the value 255 in the colour of VOC's borders: it is background", path)
         return Objects(np.where(values == VOID, np.uint8(0), values), {k: k for k in ids if k != VOID})
@@ -120,7 +120,7 @@ def _is_part(pixels: np.ndarray, shown: np.ndarray, frame: np.ndarray) -> bool:
 
 def _in_davis(greys: np.ndarray) -> bool:
     """Whether greys [h,w] are all of the DAVIS palette, as in a colour copy of a result."""
-    palette = {colour[0] for colour in DAVIS_PALETTE.tolist() if len(set(colour)) == 1}
+    palette = {color[0] for color in DAVIS_PALETTE.tolist() if len(set(color)) == 1}
     return set(object_ids(np.ascontiguousarray(greys))) <= palette
 
 
@@ -140,7 +140,7 @@ def whole_values(path: Path, values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def _flat_colours(pixels: np.ndarray, shown: np.ndarray) -> list[tuple[int, ...]] | None:
+def _flat_colors(pixels: np.ndarray, shown: np.ndarray) -> list[tuple[int, ...]] | None:
     """The flat colours that nearly all shown pixels have; None where they show a photograph."""
     codes = np.where(shown, codes_of(pixels) + 1, 0)
     starts = block_starts(codes)
@@ -162,8 +162,8 @@ def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
         except UserError as error:
             refusal = error
         if refusal is None:
-            alone = picture is not given and picture.shape[2] == 1 and len(found.colours) == 2
-            return Objects(found.labels, {1: None}) if alone else _flat_objects(path, found.labels, found.colours)
+            alone = picture is not given and picture.shape[2] == 1 and len(found.colors) == 2
+            return Objects(found.labels, {1: None}) if alone else _flat_objects(path, found.labels, found.colors)
     white = 255 if picture.max() < 256 else 0xFFFF
     tones = two_tones(picture, white, lossy=lossy) if lossy or _may_be_two_tones(picture) else None
     if tones is None:
@@ -196,20 +196,20 @@ def _black_background(path: Path, picture: np.ndarray) -> np.ndarray:
     return np.where(background[..., None], 0, picture).astype(picture.dtype)
 
 
-def _why_not_flat(path: Path, picture: np.ndarray, labels: np.ndarray, colours: list, strays: int) -> UserError | None:
+def _why_not_flat(path: Path, picture: np.ndarray, labels: np.ndarray, colors: list, strays: int) -> UserError | None:
     """What speaks against a picture being flat colours with thin edges, although each pixel could be told."""
-    if strays > np.count_nonzero(labels) or (strays and _nearest(colours) * 8 < picture.max()):
+    if strays > np.count_nonzero(labels) or (strays and _nearest(colors) * 8 < picture.max()):
         return UserError(f"edges of a mask are thinner than its objects, and its colours are far apart; {path} has "
                          f"{strays} pixels of edges; draw with a harder edge")
     if not labels.all() or (picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK):  # ids, written by a program
         return None
-    return UserError(f"the background of a mask is black; {path} has {few(map(_name, colours[1:]))} and nothing black; "
+    return UserError(f"the background of a mask is black; {path} has {few(map(_name, colors[1:]))} and nothing black; "
                      f"paint the background black, or {AS_PALETTE}")
 
 
-def _nearest(colours: list[tuple[int, ...]]) -> float:
+def _nearest(colors: list[tuple[int, ...]]) -> float:
     """The least distance between two of some colours."""
-    table = np.array(colours, float)
+    table = np.array(colors, float)
     distances = np.linalg.norm(table[:, None] - table, axis=-1)
     return distances[~np.eye(len(table), dtype=bool)].min() if len(table) > 1 else np.inf
 
@@ -220,16 +220,16 @@ def _may_be_two_tones(picture: np.ndarray) -> bool:
     return count == 2 or count > SOFT
 
 
-def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]) -> Objects:
+def _flat_objects(path: Path, labels: np.ndarray, colors: list[tuple[int, ...]]) -> Objects:
     """Objects of flat colours, the first of which is black; `UserError` for values that are no ids."""
-    if len(colours[0]) == 3:
-        if VOID_COLOUR in colours and len(colours) > 2 and tuple(DAVIS_PALETTE[VOID - 1].tolist()) not in colours:
-            return _without_border(path, labels, colours)
-        for label in range(1, len(colours)):
-            _refuse_inverse(path, labels == label, f"the colour {colours[label]}")
-        return Objects(labels, {k: colours[k] if k > 1 or len(colours) > 2 else key_of(colours[k])
-                                for k in range(1, len(colours))})
-    values = [value for value, in colours[1:]]
+    if len(colors[0]) == 3:
+        if VOID_COLOR in colors and len(colors) > 2 and tuple(DAVIS_PALETTE[VOID - 1].tolist()) not in colors:
+            return _without_border(path, labels, colors)
+        for label in range(1, len(colors)):
+            _refuse_inverse(path, labels == label, f"the colour {colors[label]}")
+        return Objects(labels, {k: colors[k] if k > 1 or len(colors) > 2 else key_of(colors[k])
+                                for k in range(1, len(colors))})
+    values = [value for value, in colors[1:]]
     for label, value in enumerate(values, 1):
         if value >= CONTRAST:
             _refuse_inverse(path, labels == label, f"the value {value}")
@@ -242,12 +242,12 @@ def _flat_objects(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]
     return Objects(labels, dict(enumerate(values, 1)))
 
 
-def _without_border(path: Path, labels: np.ndarray, colours: list[tuple[int, ...]]) -> Objects:
+def _without_border(path: Path, labels: np.ndarray, colors: list[tuple[int, ...]]) -> Objects:
     """Objects without what has the colour of VOC's borders."""
-    logger.warning("mask %s has the colour of VOC's borders, %s: it is background", path, VOID_COLOUR)
-    void = colours.index(VOID_COLOUR)
+    logger.warning("mask %s has the colour of VOC's borders, %s: it is background", path, VOID_COLOR)
+    void = colors.index(VOID_COLOR)
     return Objects(np.where(labels == void, np.uint8(0), labels),
-                   {label: colour for label, colour in enumerate(colours) if label not in (0, void)})
+                   {label: color for label, color in enumerate(colors) if label not in (0, void)})
 
 
 def refuse_void(path: Path, values: Sequence[int]) -> None:

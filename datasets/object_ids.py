@@ -14,11 +14,11 @@ from utils.masks import DAVIS_PALETTE, object_ids
 
 logger = logging.getLogger(__name__)
 
-Colour = tuple[int, int, int]  # RGB in [0,255]
-Key = int | Colour | str | None  # what a file says an object is: its id, a colour, a name; None: just the object
+Color = tuple[int, int, int]  # RGB in [0,255]
+Key = int | Color | str | None  # what a file says an object is: its id, a colour, a name; None: just the object
 
 MAX_ID = 255
-DAVIS_IDS = {tuple(colour): k for k, colour in enumerate(DAVIS_PALETTE.tolist()) if k}
+DAVIS_IDS = {tuple(color): k for k, color in enumerate(DAVIS_PALETTE.tolist()) if k}
 SAME_PLACE = 1 / 2  # of the smaller of two objects: overlap that makes a new one suspect of being the old one
 
 
@@ -42,9 +42,9 @@ class ObjectIds:
     """
 
     def __init__(self) -> None:
-        self._ids: dict[Colour | str, int] = {}
+        self._ids: dict[Color | str, int] = {}
         self._masks: dict[int, np.ndarray] = {}  # of each object the last one given
-        self._new: dict[int, Colour | str] = {}  # of the frame that is being read
+        self._new: dict[int, Color | str] = {}  # of the frame that is being read
 
     def of(self, keys: Sequence[Key], path: Path) -> list[int]:
         """The ids of one file's objects.
@@ -95,7 +95,7 @@ class ObjectIds:
                             "a file says nothing; give objects a track_id (COCO), a group_id (LabelMe) or names")
         return DAVIS_IDS.get(key) or self._ids.get(key)
 
-    def _add(self, key: Colour | str, taken: set[int], path: Path) -> int:
+    def _add(self, key: Color | str, taken: set[int], path: Path) -> int:
         if self._masks and not self._ids:
             raise UserError(f"{path} has an object {key}, and the masks before it know their objects "
                             f"({', '.join(map(str, sorted(self._masks)))}) by other signs; {_fix(sorted(self._masks))}")
@@ -109,13 +109,13 @@ class ObjectIds:
         return k
 
 
-def key_of(colour: tuple[int, ...]) -> Key:
+def key_of(color: tuple[int, ...]) -> Key:
     """What the colour of a file's only object says of it: white and black nothing."""
-    if len(set(colour)) == 1 and colour[0] in (0, 255, 0xFFFF):
+    if len(set(color)) == 1 and color[0] in (0, 255, 0xFFFF):
         return None
-    return colour if len(colour) == 3 else colour[0]
+    return color if len(color) == 3 else color[0]
 
 
 def _fix(known: Sequence[int]) -> str:
-    colours = ", ".join(f"{k} is {tuple(DAVIS_PALETTE[k].tolist())}" for k in known[:3])
-    return f"draw in the colours of the results ({colours}), or save a palette PNG whose values are the ids"
+    colors = ", ".join(f"{k} is {tuple(DAVIS_PALETTE[k].tolist())}" for k in known[:3])
+    return f"draw in the colours of the results ({colors}), or save a palette PNG whose values are the ids"

@@ -1,4 +1,4 @@
-"""Made videos with exact masks: textured objects that move, turn, grow, change light and hide one another."""
+"""Synthetic videos with exact masks: textured objects that move, turn, grow, change light and hide one another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JPEG_QUALITY = 92
 
 
 class Clip(NamedTuple):
-    """A made video: `frames` uint8 RGB [T,H,W,3] and `masks` uint8 [T,H,W], 0 background, 1, 2, ... objects."""
+    """A synthetic video: `frames` uint8 RGB [T,H,W,3] and `masks` uint8 [T,H,W], 0 background, 1, 2, ... objects."""
 
     frames: np.ndarray
     masks: np.ndarray
@@ -69,8 +69,8 @@ def make_clip(rng: np.random.Generator, *, frames: int, size: tuple[int, int], o
                 continue
             matrix = sprite.place(time, width, height)
             cover = cv2.warpAffine(sprite.shape, matrix, size)
-            colours = cv2.warpAffine(sprite.texture, matrix, size, borderMode=cv2.BORDER_REFLECT)
-            picture += (colours - picture) * cover[..., None]
+            colors = cv2.warpAffine(sprite.texture, matrix, size, borderMode=cv2.BORDER_REFLECT)
+            picture += (colors - picture) * cover[..., None]
             mask[cover > 0.5] = label if sprite is not occluder else 0
         light = gain**time * (1 + 0.25 * time * np.linspace(-1, 1, width))[None, :, None] + tint * time
         pictures.append((np.clip(picture * light, 0, 1) * 255).astype(np.uint8))
@@ -108,11 +108,11 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     field = sum(cv2.resize(rng.random((n, n)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC) / n**0.4
                 for n in (3, 6, 12, max(13, side // 6)))
     field = (field - field.min()) / (field.max() - field.min())
-    colours = rng.random((4, 3)).astype(np.float32)
-    position = field * (len(colours) - 1)
-    lower = np.minimum(position.astype(int), len(colours) - 2)
+    colors = rng.random((4, 3)).astype(np.float32)
+    position = field * (len(colors) - 1)
+    lower = np.minimum(position.astype(int), len(colors) - 2)
     share = (position - lower)[..., None]
-    texture = colours[lower] * (1 - share) + colours[lower + 1] * share
+    texture = colors[lower] * (1 - share) + colors[lower + 1] * share
     for _ in range(side // 6):
         centre, radius = rng.integers(0, side, 2), int(rng.integers(2, max(3, side // 14)))
         cv2.circle(texture, tuple(map(int, centre)), radius, rng.random(3).tolist(), -1, cv2.LINE_AA)

@@ -248,12 +248,12 @@ def _rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     """
     kind = frame.format.name
     if frame.format.is_rgb or frame.format.has_palette:
-        colours = converter.reformat(frame, format="rgb24")
+        colors = converter.reformat(frame, format="rgb24")
     else:
         large = frame.width > LARGEST_SD[0] or frame.height > LARGEST_SD[1]
         matrix = frame.colorspace if frame.colorspace in MATRICES else BT709 if large else BT601
         full = frame.color_range == ColorRange.JPEG or (
             frame.color_range == ColorRange.UNSPECIFIED and kind.startswith(("yuvj", "gray")))
-        colours = converter.reformat(frame, format="rgb24", src_colorspace=matrix, dst_colorspace=RGB,
+        colors = converter.reformat(frame, format="rgb24", src_colorspace=matrix, dst_colorspace=RGB,
                                      src_color_range=ColorRange.JPEG if full else ColorRange.MPEG)
-    return colours.to_ndarray()
+    return colors.to_ndarray()

@@ -21,7 +21,7 @@ from utils.pictures import read_frame
 
 WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]
-RESULT_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131", "#8a6d00", "#e64980", "#495057",
+RESULT_COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131", "#8a6d00", "#e64980", "#495057",
                   "#5c940d")
 CHART = (460, 132)  # width and height [SVG units]
 
@@ -113,10 +113,10 @@ def _global_table(names: Sequence[str], evaluations: Sequence[Evaluation]) -> st
     columns = list(evaluations[0].means)
     best = {c: (min if c.endswith("Decay") else max)(e.means[c] for e in evaluations) for c in columns}
     rows = []
-    for colour, name, evaluation in zip(_colours(len(names)), names, evaluations):
+    for color, name, evaluation in zip(_colors(len(names)), names, evaluations):
         cells = "".join(f"<td{' class=best' * (len(names) > 1 and value == best[c])}>{value:.3f}"
                         for c, value in evaluation.means.items())
-        rows.append(f"<tr><td title='{escape(str(evaluation.results))}'>{_key(colour) * (len(names) > 1)}{escape(name)}"
+        rows.append(f"<tr><td title='{escape(str(evaluation.results))}'>{_key(color) * (len(names) > 1)}{escape(name)}"
                     f"{cells}")
     head = "".join(f"<th>{escape(column)}" for column in columns)
     return f"<div class=wide><table><thead><tr><th>Results{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -127,10 +127,10 @@ def _difference_table(names: Sequence[str], comparisons: Sequence[Comparison]) -
     if not comparisons:
         return ""
     rows = []
-    for colour, name, comparison in zip(_colours(len(names))[1:], names[1:], comparisons):
+    for color, name, comparison in zip(_colors(len(names))[1:], names[1:], comparisons):
         cells = "".join(f"<td>{d.mean:+.3f} ± {d.standard_error:.3f}<td>{d.low:+.3f} to {d.high:+.3f}"
                         for d in comparison.means.values())
-        rows.append(f"<tr><td>{_key(colour)}{escape(name)}{cells}<td>{comparison.better} of "
+        rows.append(f"<tr><td>{_key(color)}{escape(name)}{cells}<td>{comparison.better} of "
                     f"{len(comparison.sequences)}")
     head = "".join(f"<th>{escape(metric)}<th>95 %" for metric in METRICS)
     return (f"<h3>Differences from {escape(names[0])}</h3><p>Mean over all objects ± standard error over sequences; "
@@ -169,8 +169,8 @@ def _sequence_section(names: Sequence[str], results: Sequence[SequenceResult], e
     sequence = results[0]
     worst = _worst_frames(results)
     lines = list(_lines(names, results))
-    legend = "".join(f"{_key(colour)}{escape(name)}" for name, colour, _ in lines)
-    charts = "".join(_chart(metric, sequence.frames, [(colour, values[metric]) for _, colour, values in lines], worst)
+    legend = "".join(f"{_key(color)}{escape(name)}" for name, color, _ in lines)
+    charts = "".join(_chart(metric, sequence.frames, [(color, values[metric]) for _, color, values in lines], worst)
                      for metric in "JF")
     missing = [f"{escape(name)}: {len(result.missing)} missing frames counted as empty masks"
                for name, result in zip(names, results) if result.missing]
@@ -198,8 +198,8 @@ def _figures(names: Sequence[str], results: Sequence[SequenceResult], t: int, fo
 def _lines(names: Sequence[str], results: Sequence[SequenceResult]) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
     """Name, colour and J and F [T] of what a chart compares: the results, or the objects of the only one."""
     if len(results) > 1:
-        for name, colour, result in zip(names, _colours(len(names)), results):
-            yield name, colour, {m: _mean(getattr(result.scores, m)) for m in "JF"}
+        for name, color, result in zip(names, _colors(len(names)), results):
+            yield name, color, {m: _mean(getattr(result.scores, m)) for m in "JF"}
         return
     scores = results[0].scores
     for k, J, F in zip(scores.ids, scores.J, scores.F):
@@ -238,14 +238,14 @@ def _chart(metric: str, frames: Sequence[str], lines: list[tuple[str, np.ndarray
                      f"<text x=22 y={float(y) + 4} text-anchor=end>{level}</text>")
     parts += [f"<text x={left} y={height - 4}>{escape(frames[0])}</text>",
               f"<text x={right} y={height - 4} text-anchor=end>{escape(frames[-1])}</text>"]
-    for colour, values in lines:
+    for color, values in lines:
         scored = ~np.isnan(values)
         path = "".join(f"{'L' if t and scored[t - 1] else 'M'}{place(t, values[t])}" for t in np.flatnonzero(scored))
-        parts.append(f"<path d='{path}' fill=none stroke='{colour}' stroke-width=1.8 stroke-linejoin=round />")
+        parts.append(f"<path d='{path}' fill=none stroke='{color}' stroke-width=1.8 stroke-linejoin=round />")
         for t in marked:
             if scored[t]:
                 x, y = place(t, values[t]).split()
-                parts.append(f"<circle cx={x} cy={y} r=3.5 fill='{colour}'>"
+                parts.append(f"<circle cx={x} cy={y} r=3.5 fill='{color}'>"
                              f"<title>{escape(frames[t])}: {values[t]:.3f}</title></circle>")
     return f"<svg viewBox='0 0 {width} {height}' role=img aria-label='{metric} over time'>{''.join(parts)}</svg>"
 
@@ -277,9 +277,9 @@ def _as_uri(picture: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
-def _colours(n: int) -> list[str]:
-    return [RESULT_COLOURS[i % len(RESULT_COLOURS)] for i in range(n)]
+def _colors(n: int) -> list[str]:
+    return [RESULT_COLORS[i % len(RESULT_COLORS)] for i in range(n)]
 
 
-def _key(colour: str) -> str:
-    return f"<span class=key style='background:{colour}'></span>"
+def _key(color: str) -> str:
+    return f"<span class=key style='background:{color}'></span>"

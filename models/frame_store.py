@@ -25,7 +25,7 @@ from torch import Tensor
 from utils.threads import side_by_side
 
 GROUP = 7  # candidates that share one bound in the search; rows of bounds are padded to a multiple
-ENDINGS = 4  # coordinates of a row of bounds that hold ones and half squares
+BOUND_EXTRAS = 4  # coordinates of a row of bounds that hold ones and half squares
 BOUND_RANK = {torch.bfloat16: 155, torch.float32: 123}  # d by the arithmetic: 160 and 128 coordinates in all
 PROJECTED = 1024  # positions of a frame at a time, so that bounding it takes little memory
 GPU_SLOTS = 8  # that a GPU's store grows by
@@ -57,7 +57,7 @@ class FrameStore:
         padded = math.ceil(self.size / GROUP) * GROUP if bound_dtype else 0
         self.free: list[int] = []
         self.features = torch.empty(0, self.size, C, device=device)
-        self.bounds = torch.empty(0, padded, self.rank + 1 + ENDINGS, dtype=bound_dtype)
+        self.bounds = torch.empty(0, padded, self.rank + 1 + BOUND_EXTRAS, dtype=bound_dtype)
         self.errors = torch.empty(0, self.size)  # e(x)
         self.largest = torch.empty(0, 2)  # of a frame: |x|^2, half |z(x)|^2
         self.mean = self.basis = None
@@ -120,7 +120,7 @@ class FrameStore:
     def probes(self, slot: int) -> Tensor:
         """A frame's vectors [hw,d+5] whose products with the rows of bounds of any frame are D."""
         rows = self.bounds[slot, :self.size]
-        return torch.cat([-rows[:, :-ENDINGS], rows[:, -2:], rows[:, -ENDINGS:-2]], 1)
+        return torch.cat([-rows[:, :-BOUND_EXTRAS], rows[:, -2:], rows[:, -BOUND_EXTRAS:-2]], 1)
 
     def largest_similarity(self, query: int, positions: Tensor, slots: list[int], least: Tensor) -> Tensor:
         """The most that q.x can be, [q], where the D computed of q with x is at least `least` [q].

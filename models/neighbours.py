@@ -35,16 +35,16 @@ from utils.errors import UserError
 from utils.threads import side_by_side, single_threaded
 
 METHODS = ("exact", "fast")
-TRIES = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
+TRY_GROUPS = {"exact": (32, 160), "fast": (24,)}  # groups computed for a query, in turn; fast takes what it finds
 QUERIES = 180  # searched at a time on a CPU where memory allows; more takes more of it and saves little time
 EXHAUSTIVE_SHARE = 8  # an exhaustive search takes this many times fewer: its rows are as long as the context
 LINES = 8  # windows are whole multiples of so many lines: few different shapes
-LIBRARY = 40_000_000  # bytes that the library of products keeps for these shapes, measured
+LIBRARY_BYTES = 40_000_000  # bytes that the library of products keeps for these shapes, measured
 CHUNK = 64  # similarities whose maximum stands for them in the first step of choosing the best
 INTEGER = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # above zero, numbers order as their bits do
 GPU_SHARE = 0.5  # of a GPU's free memory that a search without Triton may take: what it leaves to the rest
 KEY_COPIES = 3  # of a fused search's keys that exist at a time
-STALE = 0.25  # share of queries unproven at a try that calls for a new basis
+STALE_SHARE = 0.25  # share of queries unproven at a try that calls for a new basis
 BASIS_LIFE = 20  # frames that a basis serves at least
 
 warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
@@ -179,7 +179,7 @@ class NeighbourPropagation:
         filled = torch.cat([everything, everything[-1:].expand(-store.size % tile)])
         search = partial(self._search_tile, store, query, probes, slots, best)
         first, left = zip(*side_by_side(search, filled.split(tile), threads))
-        if sum(first) > STALE * store.size and store.age > BASIS_LIFE:
+        if sum(first) > STALE_SHARE * store.size and store.age > BASIS_LIFE:
             store.learn_basis(query, threads)  # for the frames to come
         return torch.cat(left).unique()
 
@@ -187,9 +187,9 @@ class NeighbourPropagation:
                      queries: Tensor) -> tuple[int, Tensor]:
         """Fill `best` for `queries` [q]: how many the first try left unproven, and those that all tries leave."""
         bounds, members = self._bound_groups(store, probes[queries], slots, queries)
-        fewest, first = TRIES[self.method][0], 0
+        fewest, first = TRY_GROUPS[self.method][0], 0
         rows = torch.arange(len(queries))
-        for number, groups in enumerate(TRIES[self.method]):
+        for number, groups in enumerate(TRY_GROUPS[self.method]):
             left = []
             for some in rows.split(max(len(queries) * fewest // groups, 1)):  # more groups of fewer queries
                 found, proven = self._compute_groups(store, query, slots, queries[some], bounds[some], members, groups)
@@ -310,9 +310,9 @@ class NeighbourPropagation:
         room, fewest, most = self.max_memory or math.inf, 1, positions
         rows = 4 * positions * (frames + 4)  # of similarities, and what says which are too far
         if on_cpu:
-            fixed, fewest, most = fixed + LIBRARY, EXHAUSTIVE_SHARE, QUERIES
+            fixed, fewest, most = fixed + LIBRARY_BYTES, EXHAUSTIVE_SHARE, QUERIES
             a_query = threads * max(rows / EXHAUSTIVE_SHARE + 16 * CHUNK * self.knn,
-                                    20 * positions + 60 * GROUP * TRIES[self.method][0])  # what the two searches hold
+                                    20 * positions + 60 * GROUP * TRY_GROUPS[self.method][0])  # of both searches
         elif self._is_fused(store):
             fewest, a_query = positions, KEY_COPIES * 8 * frames * 2 * self.knn
         else:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.colornet import Branches, ColorNet
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
-from models.upsampling import CLASSES_AT_ONCE, EdgeUpsampling, argmax_of_parts
+from models.upsampling import CLASSES_AT_ONCE, EdgeAwareUpsampling, argmax_of_parts
 from utils.config import TestSettings
 from utils.device import PRECISIONS
 from utils.errors import UserError
@@ -59,10 +59,10 @@ class VideoPropagator:
         device: where it is computed; by default where the encoder's parameters are, the CPU where it has none.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         reduce: masks to the feature map by "bilinear" or "nearest".
-        upsample: labels to pixels: "bilinear", or "edge", by which they follow the frame's colours (`EdgeUpsampling`).
+        upsample: labels to pixels: "bilinear", or "edge", along the frame's edges (`EdgeAwareUpsampling`).
         align_corners: both put the centres of the corner cells on those of the corner pixels; else edges on edges.
         min_max: bring each class's labels to the range [0,1] before the argmax.
-        normalise: stretch them (`stretched`).
+        stretch: move and scale each class's labels towards [0,1] (`stretched`; TEST.NORMALISE).
         background: weight of the background's labels then.
 
     Its methods raise `ValueError` for what is no frame, no mask or no feature, and change nothing then.
@@ -72,7 +72,7 @@ class VideoPropagator:
                  neighbours: NeighbourPropagation, gaps: Sequence[int], first: str = "repeat",
                  device: torch.device | str | None = None, precision: str = "fp32", reduce: str = "bilinear",
                  upsample: str = "bilinear", align_corners: bool = True, min_max: bool = False,
-                 normalise: bool = False, background: float = 1):
+                 stretch: bool = False, background: float = 1):
         if upsample == "edge" and not align_corners:
             raise UserError("UPSAMPLE edge aligns corners, and TEST.ALIGN_CORNERS is false; change one of them")
         if device is None:
@@ -82,8 +82,8 @@ class VideoPropagator:
         self._size = size
         self._labels = LabelPropagator(neighbours, gaps, first)
         self._reduce, self.align_corners = reduce, align_corners
-        self._edges = EdgeUpsampling() if upsample == "edge" else None
-        self._weigh = functools.partial(weighed, min_max=min_max, normalise=normalise, background=background)
+        self._edge_aware = EdgeAwareUpsampling() if upsample == "edge" else None
+        self._weigh = functools.partial(weighed, min_max=min_max, stretch=stretch, background=background)
         self.reset()
 
     def reset(self) -> None:
@@ -201,7 +201,7 @@ class VideoPropagator:
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
         labels = self._weigh(prediction.labels)
-        channel = self._edges.argmax(labels, frame) if self._edges else \
+        channel = self._edge_aware.argmax(labels, frame) if self._edge_aware else \
             upsampled_argmax(labels, frame.shape[:2], self.align_corners)
         mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
         if given is None:
@@ -283,7 +283,7 @@ def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, pre
                            gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL),
                            first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, upsample=settings.UPSAMPLE,
                            align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
-                           normalise=settings.NORMALISE, background=settings.BACKGROUND)
+                           stretch=settings.NORMALISE, background=settings.BACKGROUND)
 
 
 def encoder_batch(device: torch.device, size: tuple[int, int], short_side: int) -> int:
@@ -328,10 +328,10 @@ def stretched(labels: Tensor) -> Tensor:
     return (labels - least) / (labels.amax((1, 2), keepdim=True) - least).clamp(min=0.5)
 
 
-def weighed(labels: Tensor, *, min_max: bool = False, normalise: bool, background: float) -> Tensor:
+def weighed(labels: Tensor, *, min_max: bool = False, stretch: bool, background: float) -> Tensor:
     """Soft labels [M,h,w] as they count in the argmax; see `VideoPropagator`."""
     labels = min_max_of(labels) if min_max else labels
-    labels = stretched(labels) if normalise else labels
+    labels = stretched(labels) if stretch else labels
     return torch.cat([labels[:1] * background, labels[1:]])
 
 

@@ -1,6 +1,6 @@
 """From the coarse label map to the picture's pixels, along the edges of the picture (DESIGN section 8).
 
-    classes = EdgeUpsampling().argmax(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
+    classes = EdgeAwareUpsampling().argmax(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
 
 Bilinear resizing takes a pixel's labels from the cells around it and ends masks in round boundaries. What the picture
 knows better is added: with the cells c of a window around pixel p,
@@ -35,7 +35,7 @@ from torch import Tensor
 from utils.images import rgb_to_lab
 from utils.threads import side_by_side, single_threaded
 
-COLOUR_SPACES = {"rgb": lambda pixels: pixels, "lab": rgb_to_lab}  # from uint8 RGB [...,3], again uint8
+COLOR_SPACES = {"rgb": lambda pixels: pixels, "lab": rgb_to_lab}  # from uint8 RGB [...,3], again uint8
 CLASSES_AT_ONCE = 16  # soft labels of pixels held at a time, so that memory does not grow with the number of objects
 WEIGHTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}  # few calls, yet within a cache; enough to keep a GPU busy
 LONGEST_TILE = 16  # pixels a side, where a cell covers more
@@ -76,7 +76,7 @@ def lay_axis(cells: int, pixels: int, device: torch.device) -> Axis:
     return Axis(*(part.to(device) for part in axis))
 
 
-class EdgeUpsampling:
+class EdgeAwareUpsampling:
     """Soft labels of the coarse map to the pixels of a picture, along its edges.
 
     Args:
@@ -89,16 +89,16 @@ class EdgeUpsampling:
     `ValueError` for other values.
     """
 
-    def __init__(self, *, window: int = 5, colour_space: str = "rgb", sigma_colour: float = 0.1,
+    def __init__(self, *, window: int = 5, color_space: str = "rgb", sigma_color: float = 0.1,
                  sigma_distance: float = 1.5):
         if window < 3 or window % 2 == 0:
             raise ValueError(f"the window is an odd whole number above 1; got {window}")
-        if colour_space not in COLOUR_SPACES:
-            raise ValueError(f"the colour space is one of {', '.join(COLOUR_SPACES)}; got {colour_space}")
-        if not (sigma_colour > 0 and sigma_distance > 0):
-            raise ValueError(f"both sigmas are above 0; got {sigma_colour} and {sigma_distance}")
-        self.window, self.colour_space = window, colour_space
-        self.sigma_colour, self.sigma_distance = sigma_colour, sigma_distance
+        if color_space not in COLOR_SPACES:
+            raise ValueError(f"the colour space is one of {', '.join(COLOR_SPACES)}; got {color_space}")
+        if not (sigma_color > 0 and sigma_distance > 0):
+            raise ValueError(f"both sigmas are above 0; got {sigma_color} and {sigma_distance}")
+        self.window, self.color_space = window, color_space
+        self.sigma_color, self.sigma_distance = sigma_color, sigma_distance
 
     @torch.inference_mode()
     def argmax(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
@@ -148,8 +148,8 @@ class EdgeUpsampling:
         with single_threaded() as threads:
             threads = threads if labels.device.type == "cpu" else 1
             strips = picture.to(labels.device).split(ROWS_AT_ONCE)
-            colours = torch.cat(side_by_side(COLOUR_SPACES[self.colour_space], strips, threads))
-            yield Windows(colours, labels.shape[1:], window=self.window, sigma_colour=255 * self.sigma_colour,
+            colors = torch.cat(side_by_side(COLOR_SPACES[self.color_space], strips, threads))
+            yield Windows(colors, labels.shape[1:], window=self.window, sigma_color=255 * self.sigma_color,
                           sigma_distance=self.sigma_distance, threads=threads)
 
 
@@ -164,16 +164,16 @@ class Windows:
         threads: how many work on tiles side by side.
     """
 
-    def __init__(self, colours: Tensor, shape: tuple[int, int], *, window: int, sigma_colour: float,
+    def __init__(self, colors: Tensor, shape: tuple[int, int], *, window: int, sigma_color: float,
                  sigma_distance: float, threads: int = 1):
-        device = colours.device
-        self._colours, (self._h, self._w) = colours, shape
-        self._sigma_colour, self._sigma_distance, self._threads = sigma_colour, sigma_distance, threads
-        self.rows, self.columns = (lay_axis(cells, pixels, device) for cells, pixels in zip(shape, colours.shape))
+        device = colors.device
+        self._colors, (self._h, self._w) = colors, shape
+        self._sigma_color, self._sigma_distance, self._threads = sigma_color, sigma_distance, threads
+        self.rows, self.columns = (lay_axis(cells, pixels, device) for cells, pixels in zip(shape, colors.shape))
         reach = torch.arange(window, device=device) - window // 2
         self._steps = torch.cartesian_prod(reach, reach)  # [K,2] from a window's middle to its cells, down and right
-        self._cell_colours = self._average()
-        self._by_row, self._by_column = (self._colourless(axis, cells, reach)
+        self._cell_colors = self._average()
+        self._by_row, self._by_column = (self._colorless(axis, cells, reach)
                                          for axis, cells in ((self.rows, self._h), (self.columns, self._w)))
 
     def for_tiles(self, function: Callable[[Tensor], None], cells: Tensor) -> None:
@@ -195,16 +195,16 @@ class Windows:
         outside = (cell_row < 0) | (cell_row >= self._h) | (cell_column < 0) | (cell_column >= self._w)
         cells = cell_row.clamp_(0, self._h - 1) * self._w + cell_column.clamp_(0, self._w - 1)  # [N,K]
         y, x = self.rows.tile_pixels[row], self.columns.tile_pixels[column]  # [N,L]
-        pixels = y[:, :, None] * self._colours.shape[1] + x[:, None, :]  # [N,L,L]
+        pixels = y[:, :, None] * self._colors.shape[1] + x[:, None, :]  # [N,L,L]
 
         # Positions and colours are taken from the tile's middle cell: only differences count, and small numbers keep
         # their digits in the products.
-        middle = self._cell_colours[i * self._w + j]  # [N,3]
+        middle = self._cell_colors[i * self._w + j]  # [N,3]
         of_cells = middle.new_empty(*cells.shape, 5)  # [N,K,5]: three channels, down, right
-        of_cells[..., :3] = (pick(self._cell_colours, cells) - middle[:, None]) / self._sigma_colour
+        of_cells[..., :3] = (pick(self._cell_colors, cells) - middle[:, None]) / self._sigma_color
         of_cells[..., 3:] = self._steps / self._sigma_distance
         of_pixels = middle.new_empty(*pixels.shape, 5)  # [N,L,L,5]
-        of_pixels[..., :3] = (pick(self._colours.view(-1, 3), pixels) - middle[:, None, None]) / self._sigma_colour
+        of_pixels[..., :3] = (pick(self._colors.view(-1, 3), pixels) - middle[:, None, None]) / self._sigma_color
         of_pixels[..., 3] = self.rows.offset[y][:, :, None] / self._sigma_distance
         of_pixels[..., 4] = self.columns.offset[x][:, None, :] / self._sigma_distance
         start = (of_cells.square().sum(2) / -2).masked_fill_(outside, -torch.inf)[..., None]  # [N,K,1]
@@ -216,7 +216,7 @@ class Windows:
         square.addcmul_(bilinear_y[:, :, None, :, None], bilinear_x[:, None, :, None, :])
         return weights, cells, pixels.flatten(1)
 
-    def _colourless(self, axis: Axis, cells: int, reach: Tensor) -> Tensor:
+    def _colorless(self, axis: Axis, cells: int, reach: Tensor) -> Tensor:
         """Bilinear and smooth shares along one axis, [2,T,k,L], k cells a side; a cell's are products of both axes'."""
         away = reach[:, None] - axis.offset[axis.tile_pixels][:, None]  # [T,k,L]
         cell = (axis.tile_cell[:, None] + reach)[..., None]  # [T,k,1]
@@ -227,9 +227,9 @@ class Windows:
     def _average(self) -> Tensor:
         """The colour of each cell, [h*w,3]: the mean of the pixels nearest to its centre."""
         h, w, rows, columns = self._h, self._w, self.rows, self.columns
-        sums = self._colours.new_zeros((h, self._colours.shape[1], 3), dtype=torch.int32)  # whole: exact in any order
+        sums = self._colors.new_zeros((h, self._colors.shape[1], 3), dtype=torch.int32)  # whole: exact in any order
         for pixels, cells in zip(rows.sample_pixel.split(ROWS_AT_ONCE), rows.sample_cell.split(ROWS_AT_ONCE)):
-            sums.index_add_(0, cells, self._colours[pixels].int())
+            sums.index_add_(0, cells, self._colors[pixels].int())
         sums = sums.new_zeros(h, w, 3).index_add_(1, columns.sample_cell, sums[:, columns.sample_pixel])
         counts = rows.sample_cell.bincount(minlength=h)[:, None] * columns.sample_cell.bincount(minlength=w)  # [h,w]
         return (sums / counts[..., None]).view(-1, 3)

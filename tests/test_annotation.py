@@ -141,7 +141,7 @@ def test_masks_of_another_video_are_refused(session, tmp_path):
         open_session(session.video.path, session.folder)
 
 
-@pytest.mark.parametrize("change", [{"name": ""}, {"name": "x" * 81}, {"name": "a\nb"}, {"colour": "red"},
+@pytest.mark.parametrize("change", [{"name": ""}, {"name": "x" * 81}, {"name": "a\nb"}, {"color": "red"},
                                     {"visible": 1}, {"id": 3}, {"name": ["a"]}])
 def test_objects_take_no_odd_values(session, change):
     k = session.add_object()

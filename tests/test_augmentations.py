@@ -150,7 +150,7 @@ def test_guided_transforms_are_drawn_as_specified():
     (adjust_saturation, TF.adjust_saturation, (0.8, 1.0, 1.2), 2),
     (adjust_hue, TF.adjust_hue, (-0.1, 0.0, 0.1), 10),
 ])
-def test_colour_changes_are_those_of_torchvision(ours, theirs, factors, within):
+def test_color_changes_are_those_of_torchvision(ours, theirs, factors, within):
     picture = texture()
     for factor in factors:
         expected = theirs(torch.from_numpy(picture).permute(2, 0, 1), factor).permute(1, 2, 0).numpy()

@@ -26,7 +26,7 @@ from utils.config import load_settings, load_train_config, resolved
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 W, H, LENGTH = 64, 48, 34
 PROJECT = Path(infer_vos_dul.__file__).parent

@@ -29,6 +29,8 @@ from utils.distributed import (
 )
 from utils.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 B, T, S = 4, 3, 64
 
 

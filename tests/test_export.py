@@ -211,7 +211,7 @@ def test_cutout_pictures_are_exact_and_feathered(export):
     assert np.array_equal(alpha(soft), cv2.GaussianBlur(alpha(exact), (0, 0), 2))
 
 
-def test_background_colour_and_blur(export):
+def test_background_color_and_blur(export):
     path = export("background", "a.mp4", "--fill", "#0000ff", "--objects", 1)
     picture = next(open_video(path).frames()).astype(int)
     inside, outside = MASKS[0] == 1, cv2.dilate(MASKS[0], np.ones((9, 9))) == 0

@@ -82,7 +82,7 @@ def test_color_modes():
     np.testing.assert_allclose(lab[:, 0], expected, atol=1e-7)
 
 
-def test_colours_span_the_unit_range_and_clipping_only_cuts_outliers():
+def test_colors_span_the_unit_range_and_clipping_only_cuts_outliers():
     frames = np.full((2, 40, 40, 3), 120, np.uint8)
     frames[:, :20] = (140, 110, 110)
     frames[0, 0, 0] = (255, 0, 0)
@@ -93,7 +93,7 @@ def test_colours_span_the_unit_range_and_clipping_only_cuts_outliers():
     assert spread[0] > 2 * spread[1] > 0
 
 
-def test_grey_frames_keep_their_colour():
+def test_grey_frames_keep_their_color():
     target = color_target(np.full((2, 8, 8, 3), 77, np.uint8), "LAB", clip=True)
     np.testing.assert_allclose(target[:, 1:], 128 / 255, atol=1e-7)  # Lab's zero, not 0/0
 

@@ -1,4 +1,4 @@
-"""The inference command on small made videos: files, switches, late objects, what it refuses, several processes."""
+"""The inference command on synthetic videos: files, switches, late objects, what it refuses, several processes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ H, W = 48, 64
 # In reading order.
 BOXES = [(slice(4, 20), slice(5, 25)), (slice(24, 40), slice(10, 30)), (slice(26, 44), slice(36, 60))]
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
-DAVIS = [tuple(colour) for colour in DAVIS_PALETTE.tolist()]
+DAVIS = [tuple(color) for color in DAVIS_PALETTE.tolist()]
 
 
 def boxes(*values, dtype=np.uint8) -> np.ndarray:
@@ -29,19 +29,19 @@ def boxes(*values, dtype=np.uint8) -> np.ndarray:
     return picture
 
 
-def read(tmp_path, picture, name="mask.png", mode=None, colours=None, **options) -> np.ndarray:
+def read(tmp_path, picture, name="mask.png", mode=None, colors=None, **options) -> np.ndarray:
     """Save a picture and read it as a mask."""
     Image.fromarray(picture, mode).save(tmp_path / name, **options)
-    return read_mask_files([tmp_path / name], (H, W), colours or ObjectIds())
+    return read_mask_files([tmp_path / name], (H, W), colors or ObjectIds())
 
 
-def ellipse(*colours, scale=8) -> np.ndarray:
+def ellipse(*colors, scale=8) -> np.ndarray:
     """An ellipse and a sharp triangle beside it, drawn large and averaged down: edges of every coverage."""
     image = Image.new("RGB", (W * scale, H * scale))
     draw = ImageDraw.Draw(image)
-    draw.ellipse([scale * v for v in (4, 5, 30, 40)], fill=colours[0])
-    if len(colours) > 1:
-        draw.polygon([scale * v for v in (34, 22, 62, 2, 40, 45)], fill=colours[1])
+    draw.ellipse([scale * v for v in (4, 5, 30, 40)], fill=colors[0])
+    if len(colors) > 1:
+        draw.polygon([scale * v for v in (34, 22, 62, 2, 40, 45)], fill=colors[1])
     return np.array(image.resize((W, H), Image.Resampling.BOX))
 
 
@@ -55,7 +55,7 @@ def test_values_of_palette_and_grey_files_are_ids(tmp_path, values):
     assert np.array_equal(read(tmp_path, expected.astype(np.int32), "mask.tif"), expected)
 
 
-def test_palette_values_count_and_not_their_colours_transparency_or_size(tmp_path):
+def test_palette_values_count_and_not_their_colors_transparency_or_size(tmp_path):
     expected = boxes(2, 254)
     expected[0, 0] = 9  # one pixel is an object where it is meant to be
     image = Image.fromarray(expected, "P")
@@ -72,29 +72,29 @@ def test_a_single_object_is_number_one(tmp_path, picture):
 
 
 @pytest.mark.parametrize("name", ["mask.png", "mask.bmp", "mask.tif", "mask.gif", "mask.webp", "mask.ppm"])
-def test_colours_are_objects_in_any_lossless_format(tmp_path, name):
+def test_colors_are_objects_in_any_lossless_format(tmp_path, name):
     options = {"lossless": True} if name.endswith("webp") else {}
     assert np.array_equal(read(tmp_path, boxes(RED, GREEN, WHITE), name, **options), boxes(1, 2, 3))
 
 
-def test_colours_of_a_palette_copy_keep_their_ids(tmp_path):
+def test_colors_of_a_palette_copy_keep_their_ids(tmp_path):
     assert np.array_equal(read(tmp_path, DAVIS_PALETTE[boxes(3, 200, 1)]), boxes(3, 200, 1))
     # The white box stands first, but 1 belongs to a palette colour of the same file.
     assert np.array_equal(read(tmp_path, boxes(WHITE, DAVIS[1], DAVIS[3])), boxes(2, 1, 3))
 
 
-def test_colours_keep_their_ids_from_file_to_file(tmp_path):
-    colours = ObjectIds()
-    assert np.array_equal(read(tmp_path, boxes(GREEN, RED), colours=colours), boxes(1, 2))
-    assert np.array_equal(read(tmp_path, boxes(RED, WHITE), colours=colours), boxes(2, 3))
-    assert np.array_equal(read(tmp_path, boxes(DAVIS[5], GREEN), colours=colours), boxes(5, 1))
+def test_colors_keep_their_ids_from_file_to_file(tmp_path):
+    colors = ObjectIds()
+    assert np.array_equal(read(tmp_path, boxes(GREEN, RED), colors=colors), boxes(1, 2))
+    assert np.array_equal(read(tmp_path, boxes(RED, WHITE), colors=colors), boxes(2, 3))
+    assert np.array_equal(read(tmp_path, boxes(DAVIS[5], GREEN), colors=colors), boxes(5, 1))
 
 
 def test_transparent_is_background_and_half_of_it_is_not(tmp_path):
     picture = boxes((255, 0, 0, 255), (0, 255, 0, 0), (0, 255, 0, 128))
-    colours = ObjectIds()
-    assert np.array_equal(read(tmp_path, picture, colours=colours), boxes(1, 0, 2))
-    assert colours.of([(0, 255, 0)], tmp_path) == [2]
+    colors = ObjectIds()
+    assert np.array_equal(read(tmp_path, picture, colors=colors), boxes(1, 0, 2))
+    assert colors.of([(0, 255, 0)], tmp_path) == [2]
     soft = np.dstack([np.full((H, W, 3), 255, np.uint8), ellipse(WHITE)[..., 0]])  # the shape is in the alpha only
     assert np.array_equal(read(tmp_path, soft), ellipse(WHITE)[..., 0] >= 128)
 
@@ -160,17 +160,17 @@ def test_a_gradient_is_no_mask(tmp_path):
     ((30, 15), 77, r"value 77 on 1 pixel, one at x 15 y 30"),  # within an object
     ((slice(21, 23), slice(6, 24)), 3, r"value 3 on 36 pixels, one at x 6 y 21"),  # thin, touches two, mixes none
 ])
-def test_colours_that_no_object_has_are_refused_with_their_place(tmp_path, where, value, words):
+def test_colors_that_no_object_has_are_refused_with_their_place(tmp_path, where, value, words):
     picture = boxes(1, 2) if value == 3 else boxes(100, 200)
     picture[where] = value
     with pytest.raises(UserError, match=rf"3x3.*mask\.png has others: {words}.*palette PNG"):
         read(tmp_path, picture)
-    colour = np.stack([picture, picture, np.zeros_like(picture)], axis=-1)
+    color = np.stack([picture, picture, np.zeros_like(picture)], axis=-1)
     with pytest.raises(UserError, match=rf"mask\.png has others: \({value}, {value}, 0\) on"):
-        read(tmp_path, colour)
+        read(tmp_path, color)
 
 
-def test_a_long_list_of_colours_is_cut_and_begins_with_the_most_frequent(tmp_path):
+def test_a_long_list_of_colors_is_cut_and_begins_with_the_most_frequent(tmp_path):
     picture = boxes(100, 200)
     picture[0, 1:19:2] = [50, 51, 52, 53, 54, 55, 56, 57, 57]
     with pytest.raises(UserError, match=r"value 57 on 2 pixels, one at x 15 y 0; value 50 .* and 3 more;"):
@@ -193,16 +193,16 @@ def test_objects_of_three_pixels_and_specks_of_an_object_stay(tmp_path):
 
 
 def test_more_than_255_objects_are_refused(tmp_path):
-    colours = np.stack(np.meshgrid(np.arange(1, 17), np.arange(1, 17), [9]), axis=-1).reshape(16, 16, 3)
-    picture = colours.repeat(3, axis=0).repeat(3, axis=1).astype(np.uint8)
+    colors = np.stack(np.meshgrid(np.arange(1, 17), np.arange(1, 17), [9]), axis=-1).reshape(16, 16, 3)
+    picture = colors.repeat(3, axis=0).repeat(3, axis=1).astype(np.uint8)
     with pytest.raises(UserError, match=r"at most 255 objects; .*mask\.png has 256 colours"):
         read(tmp_path, picture)
     picture[:3, :3] = 0
     ids = ObjectIds()
     picture = np.pad(picture, ((0, 0), (0, W - H), (0, 0)))
-    assert sorted(np.unique(read(tmp_path, picture, colours=ids))) == list(range(256))
+    assert sorted(np.unique(read(tmp_path, picture, colors=ids))) == list(range(256))
     with pytest.raises(UserError, match="at most 255 objects"):
-        read(tmp_path, boxes((1, 2, 3)), colours=ids)
+        read(tmp_path, boxes((1, 2, 3)), colors=ids)
 
 
 @pytest.mark.parametrize("picture, words", [
@@ -239,7 +239,7 @@ def test_lossy_files_keep_two_tones_and_no_more(tmp_path, name, options, caplog)
 
 @pytest.mark.parametrize("name", ["mask.gif", "mask.png", "mask.webp", "mask.tif"])
 def test_files_of_several_pictures_are_refused(tmp_path, name):
-    first, *others = (Image.fromarray(boxes(colour)) for colour in (RED, GREEN))
+    first, *others = (Image.fromarray(boxes(color)) for color in (RED, GREEN))
     options = {"lossless": True} if name.endswith("webp") else {}
     first.save(tmp_path / name, save_all=True, append_images=others, **options)
     with pytest.raises(UserError, match=rf"one picture; .*{name} has 2;"):

@@ -59,10 +59,10 @@ def test_a_transparent_first_entry_is_background(tmp_path):
     assert np.array_equal(mask, boxes(1, 2))
 
 
-def test_a_palette_of_anti_aliased_colours_is_refused(tmp_path):
+def test_a_palette_of_anti_aliased_colors_is_refused(tmp_path):
     soft = cv2.GaussianBlur(boxes(255), (7, 7), 2)
-    colours = np.stack([soft, soft // 2, soft // 3], axis=-1)
-    used, values = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
+    colors = np.stack([soft, soft // 2, soft // 3], axis=-1)
+    used, values = np.unique(colors.reshape(-1, 3), axis=0, return_inverse=True)
     with pytest.raises(UserError, match="anti-aliased"):
         palette_png(tmp_path / "mask.png", values.reshape(H, W), used.flatten().tolist())
 
@@ -93,7 +93,7 @@ def test_a_cut_out_is_its_alpha(tmp_path, caplog):
     assert np.array_equal(read(tmp_path, webp, "mask.webp", quality=80), ONE)
 
 
-def test_objects_painted_on_a_transparent_layer_are_their_colours(tmp_path):
+def test_objects_painted_on_a_transparent_layer_are_their_colors(tmp_path):
     soft = cv2.GaussianBlur(boxes(255, 255), (5, 5), 1)
     paint = np.where(np.arange(H)[:, None, None] < 22, RED, GREEN).astype(np.uint8) * np.ones((H, W, 1), np.uint8)
     assert np.array_equal(read(tmp_path, np.dstack([paint, soft])), np.where(soft >= 128, boxes(1, 2, 0) | (
@@ -107,7 +107,7 @@ def test_objects_painted_on_a_transparent_layer_are_their_colours(tmp_path):
     cv2.GaussianBlur(large(boxes(255)), (0, 0), 12), cv2.GaussianBlur(large(boxes(255)), (0, 0), 4),
     np.dstack([cv2.GaussianBlur(large(boxes(255)), (0, 0), 12)] * 3),
     cv2.GaussianBlur(large(boxes(65535, dtype=np.uint16)).astype(np.float32), (0, 0), 12).astype(np.uint16),
-], ids=["soft", "less soft", "colour", "16 bit"])
+], ids=["soft", "less soft", "color", "16 bit"])
 def test_a_soft_brush_is_cut_half_way(tmp_path, picture):
     mask = read(tmp_path, picture)
     assert np.mean(mask == ONE) > 0.98 and mask.max() == 1
@@ -152,33 +152,33 @@ def test_photographs_and_ramps_are_no_masks(tmp_path, picture):
 
 # --- a run's files ---
 
-def test_results_saved_in_colours_are_corrections_of_their_objects(tmp_path):
+def test_results_saved_in_colors_are_corrections_of_their_objects(tmp_path):
     ids = ObjectIds()
-    assert np.array_equal(read(tmp_path, boxes(RED, GREEN), colours=ids), boxes(1, 2))
-    assert np.array_equal(read(tmp_path, DAVIS_PALETTE[boxes(1, 2)], colours=ids), boxes(1, 2))
-    assert np.array_equal(read(tmp_path, boxes(DAVIS[2], GREEN * 0 + DAVIS[7]), colours=ids), boxes(2, 7))
+    assert np.array_equal(read(tmp_path, boxes(RED, GREEN), colors=ids), boxes(1, 2))
+    assert np.array_equal(read(tmp_path, DAVIS_PALETTE[boxes(1, 2)], colors=ids), boxes(1, 2))
+    assert np.array_equal(read(tmp_path, boxes(DAVIS[2], GREEN * 0 + DAVIS[7]), colors=ids), boxes(2, 7))
     with pytest.raises(UserError, match=r"object 1 as .*use one of the two"):
-        read(tmp_path, boxes(RED, DAVIS[1]), colours=ids)
+        read(tmp_path, boxes(RED, DAVIS[1]), colors=ids)
 
 
-def test_a_new_colour_where_an_object_was_is_asked_about(tmp_path):
+def test_a_new_color_where_an_object_was_is_asked_about(tmp_path):
     ids = ObjectIds()
-    read(tmp_path, boxes(RED), colours=ids)
+    read(tmp_path, boxes(RED), colors=ids)
     with pytest.raises(UserError, match=r"new one, \(0, 255, 0\), where object 1 was.*\(128, 0, 0\).*value is 2"):
-        read(tmp_path, boxes(GREEN), colours=ids)
+        read(tmp_path, boxes(GREEN), colors=ids)
     ids = ObjectIds()
-    read(tmp_path, boxes(RED), colours=ids)
-    assert np.array_equal(read(tmp_path, boxes((0, 0, 0), GREEN), colours=ids), boxes(0, 2))
+    read(tmp_path, boxes(RED), colors=ids)
+    assert np.array_equal(read(tmp_path, boxes((0, 0, 0), GREEN), colors=ids), boxes(0, 2))
 
 
 def test_signs_that_a_run_does_not_know_are_refused(tmp_path):
     ids = ObjectIds()
-    assert np.array_equal(read(tmp_path, boxes(4, 7), colours=ids), boxes(4, 7))
+    assert np.array_equal(read(tmp_path, boxes(4, 7), colors=ids), boxes(4, 7))
     with pytest.raises(UserError, match=r"by other signs.*4 is \(0, 0, 128\)"):
-        read(tmp_path, boxes(RED), colours=ids)
+        read(tmp_path, boxes(RED), colors=ids)
     with pytest.raises(UserError, match=r"does not say which object.*4, 7"):
-        read(tmp_path, boxes(255), colours=ids)
-    assert np.array_equal(read(tmp_path, boxes(7, 9), colours=ids), boxes(7, 9))
+        read(tmp_path, boxes(255), colors=ids)
+    assert np.array_equal(read(tmp_path, boxes(7, 9), colors=ids), boxes(7, 9))
 
 
 # --- the frame's shape ---

@@ -105,7 +105,7 @@ def test_any_context_gives_the_plain_labels(data):
         dtype = BOUNDS[draw(st.sampled_from(list(BOUNDS)), "bounds")]
         patch.setattr(neighbours, "_bound_dtype", lambda device: dtype)
         # Few groups, so that queries reach the second try and the exhaustive search on small maps, too.
-        patch.setitem(neighbours.TRIES, "exact", draw(st.sampled_from([(1, 2), (2, 9), (32, 160)]), "groups"))
+        patch.setitem(neighbours.TRY_GROUPS, "exact", draw(st.sampled_from([(1, 2), (2, 9), (32, 160)]), "groups"))
         patch.setattr(neighbours, "QUERIES", draw(st.sampled_from([5, 64, 1000]), "tile"))
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
         got = run(engine, features, labels, recent, references)
@@ -122,7 +122,7 @@ def test_ties_go_to_the_lower_candidate(seed, bounds, levels):
     labels = torch.from_numpy(rng.random((frames, 2, h, w), np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_bound_dtype", lambda device: BOUNDS[bounds])
-        patch.setitem(neighbours.TRIES, "exact", (1, 3))
+        patch.setitem(neighbours.TRY_GROUPS, "exact", (1, 3))
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
         got = run(engine, features, labels, [2, 1, 2])
     for y in range(h):
@@ -201,9 +201,9 @@ def test_bounds_prove_most_of_a_compressible_video(bounds, monkeypatch):
         assert sum(compared) < 0.05 * 18 * 24
         store = engine.prepare(features[0]).store
         basis = store.basis
-        monkeypatch.setattr(neighbours, "STALE", -1.0)
+        monkeypatch.setattr(neighbours, "STALE_SHARE", -1.0)
         monkeypatch.setattr(neighbours, "BASIS_LIFE", 0)
-        monkeypatch.setitem(neighbours.TRIES, "exact", (1, 160))
+        monkeypatch.setitem(neighbours.TRY_GROUPS, "exact", (1, 160))
         assert_as_plain(run(engine, features, labels, recent), features, labels, recent, knn=5, radius=6)
         assert not torch.equal(store.basis, basis)
     finally:
@@ -237,7 +237,7 @@ def test_memory_of_frames_that_are_gone_is_used_again():
 
 
 def test_max_memory_makes_smaller_tiles_of_the_same_result(monkeypatch):
-    monkeypatch.setattr(neighbours, "LIBRARY", 0)  # a frame this small takes less than what the library keeps
+    monkeypatch.setattr(neighbours, "LIBRARY_BYTES", 0)  # more than a frame this small takes
     monkeypatch.setattr(neighbours, "_bound_dtype", lambda device: torch.bfloat16)  # the limits below are for its rows
     generator = torch.Generator().manual_seed(2)
     features = smooth_features(generator, 4, 32, 20, 30, rank=10)

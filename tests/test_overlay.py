@@ -54,7 +54,7 @@ def test_objects_that_touch_are_separated_and_the_pictures_edge_is_no_contour(fr
     assert overlay(frame, mask)[:, 49].min() > 220  # on the lower id
 
 
-def test_a_thin_object_keeps_its_colour(frame):
+def test_a_thin_object_keeps_its_color(frame):
     mask = np.zeros((H, W), np.uint8)
     mask[30:32, 10:90] = 4
     blue = overlay(np.full_like(frame, 100), mask)[30:32, 20:80]
@@ -133,7 +133,7 @@ def test_labels_grow_with_the_picture():
 
 
 @pytest.mark.parametrize("name", PALETTES)
-def test_palettes_have_distinct_colours_and_unlike_neighbours(name):
+def test_palettes_have_distinct_colors_and_unlike_neighbours(name):
     palette = PALETTES[name].astype(int)
     assert palette.shape == (256, 3) and PALETTES[name].dtype == np.uint8 and not palette[0].any()
     assert len(np.unique(palette, axis=0)) == 256
@@ -180,7 +180,7 @@ def test_heat_maps_are_smooth_ordered_and_cut(frame):
 
 
 def test_a_heat_map_lies_over_the_grey_frame(frame):
-    colours = heat_map(np.zeros((2, 3)), (H, W))
+    colors = heat_map(np.zeros((2, 3)), (H, W))
     mixed = heat_map(np.zeros((2, 3)), (H, W), frame, opacity=0.6)
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[..., None]
-    assert abs(mixed - (0.6 * colours + 0.4 * grey)).max() <= 1
+    assert abs(mixed - (0.6 * colors + 0.4 * grey)).max() <= 1

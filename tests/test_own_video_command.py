@@ -29,7 +29,7 @@ from utils.config import PRESETS, load_settings, load_train_config, resolved
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 PROJECT = Path(infer_vos_dul.__file__).parent
 W, H, LENGTH = 128, 96, 12

@@ -250,7 +250,7 @@ def test_precision_is_the_encoders(model, frames, precision):
     assert F.cosine_similarity(exact, half).min() > 0.99
 
 
-class MeanColours:
+class MeanColors:
     """An encoder that is no network: the colours of cells of four pixels, as unit vectors."""
 
     def encode(self, rgb):
@@ -260,7 +260,7 @@ class MeanColours:
 
 def test_anything_that_encodes_frames_can_carry_masks(frames):
     settings = load_settings(overrides=["TEST.INFER_WH", f"[{W}, {H}]", "TEST.KNN", "1"]).TEST
-    video = build_propagator(MeanColours(), settings)
+    video = build_propagator(MeanColors(), settings)
     assert video.encode(frames[:2]).shape == (2, 3, H // 4, W // 4)
     mask = blocks(0, 3, 4)
     assert np.array_equal(video.step(frames[0], mask), mask)
@@ -271,8 +271,8 @@ def test_anything_that_encodes_frames_can_carry_masks(frames):
     (lambda features: 2 * features, "unit length"), (lambda features: features * torch.nan, "unit length"),
     (lambda features: features[0], "N = 1"), (lambda features: features[:, :, :0], "N = 1")])
 def test_features_that_the_search_cannot_take_are_refused(frames, wrong, words):
-    encoder = MeanColours()
-    encoder.encode = lambda rgb: wrong(MeanColours().encode(rgb))
+    encoder = MeanColors()
+    encoder.encode = lambda rgb: wrong(MeanColors().encode(rgb))
     with pytest.raises(ValueError, match=words):
         build_propagator(encoder, load_settings().TEST).encode(frames[:1])
 

@@ -26,6 +26,8 @@ from utils.errors import UserError, run_script
 from utils.files import claimed
 from utils.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS = 4, 12  # of the whole run: three batches of two clips an epoch
 
 
@@ -262,16 +264,16 @@ def test_a_run_goes_on_with_no_other_option(tmp_path, data, restored_process):
                 "TRAIN__BATCH_SIZE": 4,
                 "TRAIN__EMA": 0.5, "MODEL__LR": 2e-3}
     options = ["--seed", 5, "--accumulate", 2]
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    for folder in (whole, parted):
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    for folder in (whole, interrupted):
         folder.mkdir()
     run(whole, data, *options, **settings)
     with broken_off(3, signal.SIGTERM), pytest.raises(Stopped, match="ended by SIGTERM after step 3, saved"):
-        training.main(arguments(parted, *options, data=data, **settings))
-    (parted / "config.json").unlink()
-    training.main(alone(parted, "--set", "TRAIN.NUM_WORKERS", 2))
-    assert_same_models(parted, whole)
-    assert json.loads((parted / "logs/tiny/config.json").read_text())["seed"] == 5
+        training.main(arguments(interrupted, *options, data=data, **settings))
+    (interrupted / "config.json").unlink()
+    training.main(alone(interrupted, "--set", "TRAIN.NUM_WORKERS", 2))
+    assert_same_models(interrupted, whole)
+    assert json.loads((interrupted / "logs/tiny/config.json").read_text())["seed"] == 5
 
 
 def assert_same_models(a, b):

@@ -171,7 +171,7 @@ def striped_video(tmp_path):
     return tmp_path / "videos"
 
 
-def test_checkpoints_are_ranked_by_rebuilt_colours(tmp_path, striped_video, capsys):
+def test_checkpoints_are_ranked_by_rebuilt_colors(tmp_path, striped_video, capsys):
     folder = tmp_path / "snapshots"
     write_model(folder / "epoch_001.pth", 0.01)  # looks everywhere alike: rebuilds the mean colour
     write_model(folder / "epoch_002.pth", 500)

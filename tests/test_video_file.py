@@ -21,7 +21,7 @@ from inference.writer import VideoWriter
 from utils.errors import UserError
 
 W, H, LENGTH = 96, 64, 24
-COLOURS = [(255, 0, 0), (0, 255, 0), (210, 40, 40), (30, 60, 200)]
+COLORS = [(255, 0, 0), (0, 255, 0), (210, 40, 40), (30, 60, 200)]
 
 
 def picture(t: int) -> np.ndarray:
@@ -140,8 +140,8 @@ def test_damage_is_said_and_what_decodes_is_read_in_every_pass(tmp_path, caplog)
 
 
 def oriented(path: Path, matrix: tuple[int, int, int, int], count: int = 2) -> Path:
-    """A file of `COLOURS` in its quarters, and the display matrix (a, b, c, d): x to a*x + c*y, y to b*x + d*y."""
-    write_colours(path, "libx264", count=count)
+    """A file of `COLORS` in its quarters, and the display matrix (a, b, c, d): x to a*x + c*y, y to b*x + d*y."""
+    write_colors(path, "libx264", count=count)
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 4 + 20 + 16
     a, b, c, d = (65536 * value for value in matrix)
@@ -150,11 +150,11 @@ def oriented(path: Path, matrix: tuple[int, int, int, int], count: int = 2) -> P
     return path
 
 
-def write_colours(path: Path, codec: str, *, matrix: int = 1, full: bool = False, tagged: bool = True,
+def write_colors(path: Path, codec: str, *, matrix: int = 1, full: bool = False, tagged: bool = True,
                   pixels: str = "yuv444p", size: tuple[int, int] = (W, H), aspect: int = 1, count: int = 2) -> Path:
-    colours = np.zeros((size[1], size[0], 3), np.uint8)
-    for k, colour in enumerate(COLOURS):
-        colours[k // 2 * size[1] // 2:][:size[1] // 2, k % 2 * size[0] // 2:][:, :size[0] // 2] = colour
+    colors = np.zeros((size[1], size[0], 3), np.uint8)
+    for k, color in enumerate(COLORS):
+        colors[k // 2 * size[1] // 2:][:size[1] // 2, k % 2 * size[0] // 2:][:, :size[0] // 2] = color
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
@@ -162,7 +162,7 @@ def write_colours(path: Path, codec: str, *, matrix: int = 1, full: bool = False
         context.sample_aspect_ratio = aspect
         if tagged:
             context.colorspace, context.color_range = matrix, 2 if full else 1
-        frame = VideoReformatter().reformat(av.VideoFrame.from_ndarray(colours, format="rgb24"), format=pixels,
+        frame = VideoReformatter().reformat(av.VideoFrame.from_ndarray(colors, format="rgb24"), format=pixels,
                                             src_colorspace=0, dst_colorspace=matrix, dst_color_range=2 if full else 1)
         frame.colorspace, frame.color_range = (matrix, 2 if full else 1) if tagged else (2, 0)
         for number in range(count):
@@ -185,7 +185,7 @@ ORIENTATIONS = {(1, 0, 0, 1): "0123", (-1, 0, 0, 1): "1032", (1, 0, 0, -1): "230
 def test_all_eight_orientations_are_undone(tmp_path, matrix):
     video = open_video(oriented(tmp_path / "a.mp4", matrix))
     assert video.size == ((H, W) if matrix[0] == 0 else (W, H))
-    wanted = [COLOURS[int(k)] for k in ORIENTATIONS[matrix]]
+    wanted = [COLORS[int(k)] for k in ORIENTATIONS[matrix]]
     assert np.abs(np.subtract(quarters(next(video.frames())), wanted)).max() <= 4
 
 
@@ -195,23 +195,23 @@ def test_side_data_that_pyav_does_not_know_does_not_hide_the_rotation(tmp_path, 
     monkeypatch.setattr("av.sidedata.sidedata.Type", known)
     video = open_video(path)
     assert video.size == (H, W)
-    assert np.abs(np.subtract(quarters(next(video.frames())), [COLOURS[k] for k in (2, 0, 3, 1)])).max() <= 4
+    assert np.abs(np.subtract(quarters(next(video.frames())), [COLORS[k] for k in (2, 0, 3, 1)])).max() <= 4
 
 
 @pytest.mark.parametrize(("matrix", "full"), [(1, False), (1, True), (9, False), (9, True), (6, False), (5, True)])
-def test_colours_are_those_of_the_matrix_and_range_that_the_file_names(tmp_path, matrix, full):
-    video = open_video(write_colours(tmp_path / "a.mkv", "libx264", matrix=matrix, full=full))
-    assert np.abs(np.subtract(quarters(next(video.frames())), COLOURS)).max() <= 4
+def test_colors_are_those_of_the_matrix_and_range_that_the_file_names(tmp_path, matrix, full):
+    video = open_video(write_colors(tmp_path / "a.mkv", "libx264", matrix=matrix, full=full))
+    assert np.abs(np.subtract(quarters(next(video.frames())), COLORS)).max() <= 4
 
 
 @pytest.mark.parametrize(("size", "matrix"), [((W, H), 5), ((720, 576), 5), ((1280, 64), 1), ((64, 720), 1)])
 def test_without_a_name_the_matrix_goes_by_the_size(tmp_path, size, matrix):
-    path = write_colours(tmp_path / "a.mkv", "libx264", matrix=matrix, tagged=False, size=size, count=1)
-    assert np.abs(np.subtract(quarters(next(open_video(path).frames())), COLOURS)).max() <= 4
+    path = write_colors(tmp_path / "a.mkv", "libx264", matrix=matrix, tagged=False, size=size, count=1)
+    assert np.abs(np.subtract(quarters(next(open_video(path).frames())), COLORS)).max() <= 4
 
 
-def test_what_is_written_says_its_colours_and_its_pixel_aspect(tmp_path):
-    source = open_video(write_colours(tmp_path / "a.mkv", "libx264", aspect=2))
+def test_what_is_written_says_its_colors_and_its_pixel_aspect(tmp_path):
+    source = open_video(write_colors(tmp_path / "a.mkv", "libx264", aspect=2))
     assert (source.size, source.pixel_aspect) == ((W, H), 2)
     writer = VideoWriter(tmp_path / "b.mp4", source.size, source.rate, pixel_aspect=source.pixel_aspect)
     for frame in source.frames():
@@ -219,14 +219,14 @@ def test_what_is_written_says_its_colours_and_its_pixel_aspect(tmp_path):
     writer.close()
     written = open_video(tmp_path / "b.mp4")
     assert (len(written), written.pixel_aspect) == (2, 2)
-    assert np.abs(np.subtract(quarters(next(written.frames())), COLOURS)).max() <= 6
+    assert np.abs(np.subtract(quarters(next(written.frames())), COLORS)).max() <= 6
     with av.open(str(tmp_path / "b.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
 
 
 def test_the_aspect_turns_with_the_picture(tmp_path):
-    path = write_colours(tmp_path / "a.mp4", "libx264", aspect=2)
+    path = write_colors(tmp_path / "a.mp4", "libx264", aspect=2)
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 4 + 20 + 16
     data[start:start + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)

@@ -1,4 +1,4 @@
-"""A training run small enough for tests: made clips of 64x64 pixels, T = 2, size S with narrow settings."""
+"""A training run small enough for tests: synthetic clips of 64x64 pixels, T = 2, size S with narrow settings."""
 
 from __future__ import annotations
 

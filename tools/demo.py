@@ -4,7 +4,7 @@
 
 Makes clips in the layouts of YouTube-VOS, COCO and DAVIS, trains the smallest model on the clips with the real
 training command, carries the first masks through the validation videos with each feature, and prints J&F beside that
-of the same network before training and of the model that comes along. The output folder is replaced when it is one that
+of the same network before training and of the bundled model. The output folder is replaced when it is one that
 this demo made.
 """
 
@@ -33,7 +33,7 @@ from utils.masks import read_mask
 from utils.overlay import contact_sheet, overlay, write_jpeg
 from utils.seed import seed_everything
 
-SIZE = (256, 192)  # (width, height) of the made frames [pixels]
+SIZE = (256, 192)  # (width, height) of the synthetic frames [pixels]
 TRAINING_CLIPS, TRAINING_FRAMES = 48, 12
 VALIDATION_CLIPS, VALIDATION_FRAMES = 4, 20
 STILLS = 8
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clips = make_data(folder / "data", args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
     train(folder, args.seed)
-    models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth", "comes along": SHIPPED_MODEL}
+    models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth", "bundled": SHIPPED_MODEL}
     runs = [(name, key) for name in models for key in FEATURE_KEYS]
     for name, key in runs:
         predict(folder, models[name], key, folder / "masks" / name)
@@ -110,7 +110,7 @@ def save_untrained(path: Path, seed: int) -> Path:
 
 
 def train(folder: Path, seed: int) -> None:
-    """The training command on the made clips."""
+    """The training command on the synthetic clips."""
     run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", folder / "train_config.json",
         "--seed", seed, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *overrides(folder))
 
@@ -161,12 +161,12 @@ def write_sheet(folder: Path, clips: dict[str, Clip], key: str) -> Path:
 
 def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seconds: float) -> int:
     """Print the table and say whether training helped; status 1 where it did not."""
-    print(f"\nJ&F on {VALIDATION_CLIPS} made videos (%)\n{'':12}" + "".join(f"{key:>9}" for key in FEATURE_KEYS))
+    print(f"\nJ&F on {VALIDATION_CLIPS} synthetic videos (%)\n{'':12}" + "".join(f"{key:>9}" for key in FEATURE_KEYS))
     row = lambda name: print(f"{name:12}" + "".join(f"{scores[name, key]:9.1f}" for key in FEATURE_KEYS))
     row("untrained"), row("trained")
     gains = [scores["trained", key] - scores["untrained", key] for key in FEATURE_KEYS]
     print(f"{'gain':12}" + "".join(f"{gain:+9.1f}" for gain in gains))
-    row("comes along")
+    row("bundled")
     helped = gains[FEATURE_KEYS.index("merge")] > 0
     print("\nTraining helped the merged feature." if helped else
           "\nTraining did NOT help the merged feature: something is wrong, or the seed is unlucky.")

@@ -23,13 +23,13 @@ FONT, FONT_CAPITALS = cv2.FONT_HERSHEY_SIMPLEX, 21  # height of capitals at scal
 MARGIN = 6  # between the pictures of a sheet [pixels]
 
 
-def _cycled(colours: np.ndarray) -> np.ndarray:
+def _cycled(colors: np.ndarray) -> np.ndarray:
     """uint8 [n,3] to [256,3]: black, the colours, and the same again and again, each round lighter or darker."""
     k = np.arange(255)
     # Steps of the golden ratio spread any number of rounds evenly, and put successive ones far apart; round 0 is at 0.
-    lightness = ((k // len(colours) * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5)[:, None] * 1.2  # -0.6 to 0.6 of the way
+    lightness = ((k // len(colors) * (math.sqrt(5) - 1) / 2 + 0.5) % 1 - 0.5)[:, None] * 1.2  # -0.6 to 0.6 of the way
     target = np.where(lightness > 0, 255.0, 0.0)  # to white or black
-    cycled = colours[k % len(colours)] * (1 - abs(lightness)) + target * abs(lightness)
+    cycled = colors[k % len(colors)] * (1 - abs(lightness)) + target * abs(lightness)
     return np.vstack([np.zeros((1, 3)), cycled]).round().astype(np.uint8)
 
 
@@ -124,7 +124,7 @@ def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]], *, columns: int = 
         how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_LINEAR
         cell = np.full((strip + height, width, 3), 255, np.uint8)
         cell[strip:] = cv2.resize(picture, (width, height), interpolation=how)
-        _write(cell, caption, (width // 2, strip // 2), strip * 0.5, colour=(0, 0, 0), outline=(255, 255, 255))
+        _write(cell, caption, (width // 2, strip // 2), strip * 0.5, color=(0, 0, 0), outline=(255, 255, 255))
         cells.append(cell)
     columns = min(columns, len(cells))
     rows = [cells[i:i + columns] for i in range(0, len(cells), columns)]
@@ -148,11 +148,11 @@ def heat_map(values: np.ndarray, shape: tuple[int, int], frame: np.ndarray | Non
     """
     values = np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1)
     values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((255 * values).round().astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    colors = cv2.applyColorMap((255 * values).round().astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
     if frame is None:
-        return np.ascontiguousarray(colours)
+        return np.ascontiguousarray(colors)
     grey = cv2.cvtColor(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(np.ascontiguousarray(colours), opacity, grey, 1 - opacity, 0)
+    return cv2.addWeighted(np.ascontiguousarray(colors), opacity, grey, 1 - opacity, 0)
 
 
 def _contour(mask: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
 
 
 def _write(picture: np.ndarray, text: str, middle: tuple[int, int], height: float, *,
-           colour: tuple[int, int, int] = (255, 255, 255), outline: tuple[int, int, int] = (0, 0, 0)) -> None:
+           color: tuple[int, int, int] = (255, 255, 255), outline: tuple[int, int, int] = (0, 0, 0)) -> None:
     """Write a line of text of `height` [pixels] in place, its middle at (x, y) or as near as it fits the picture."""
     H, W = picture.shape[:2]
     text = text.encode("ascii", "replace").decode()  # the font has no more
@@ -185,4 +185,4 @@ def _write(picture: np.ndarray, text: str, middle: tuple[int, int], height: floa
     x = int(np.clip(middle[0] - length // 2, 2, max(2, W - 2 - length)))
     y = int(np.clip(middle[1] + tall // 2, tall + 2, max(tall + 2, H - 2)))
     cv2.putText(picture, text, (x, y), FONT, scale, outline, line + 2 * max(1, round(2 * scale)), cv2.LINE_AA)
-    cv2.putText(picture, text, (x, y), FONT, scale, colour, line, cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), FONT, scale, color, line, cv2.LINE_AA)

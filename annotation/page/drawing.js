@@ -9,7 +9,7 @@ export class Drawing {
     this.height = canvas.height = height;
     this.context = canvas.getContext('2d');
     this.ids = new Uint8Array(width * height);
-    this.colours = new Map(); // id to [r, g, b] of the objects that are shown
+    this.colors = new Map(); // id to [r, g, b] of the objects that are shown
     this.undone = [];
     this.done = [];
   }
@@ -22,8 +22,8 @@ export class Drawing {
     this.paint();
   }
 
-  setColours(colours) {
-    this.colours = colours;
+  setColors(colors) {
+    this.colors = colors;
     this.paint();
   }
 
@@ -92,7 +92,7 @@ export class Drawing {
     if (x1 <= x0 || y1 <= y0) return;
     const pixels = this.context.createImageData(x1 - x0, y1 - y0), words = new Uint32Array(pixels.data.buffer);
     const table = new Uint32Array(256);
-    this.colours.forEach(([r, g, b], id) => { table[id] = (255 << 24 | b << 16 | g << 8 | r) >>> 0; });
+    this.colors.forEach(([r, g, b], id) => { table[id] = (255 << 24 | b << 16 | g << 8 | r) >>> 0; });
     let to = 0;
     for (let y = y0; y < y1; y++) for (let at = y * this.width + x0; at < y * this.width + x1; at++) words[to++] = table[this.ids[at]];
     this.context.putImageData(pixels, x0, y0);

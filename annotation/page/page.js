@@ -145,8 +145,8 @@ async function refresh() {
   }
   seen = Math.max(seen, state.rows_before + state.rows.length);
   if (state.error) say(state.error);
-  drawing?.setColours(new Map(Object.entries(state.objects).filter(([, one]) => one.visible)
-    .map(([id, one]) => [Number(id), [1, 3, 5].map((at) => parseInt(one.colour.slice(at, at + 2), 16))])));
+  drawing?.setColors(new Map(Object.entries(state.objects).filter(([, one]) => one.visible)
+    .map(([id, one]) => [Number(id), [1, 3, 5].map((at) => parseInt(one.color.slice(at, at + 2), 16))])));
   if (!state.objects[chosen]) chosen = Number(Object.keys(state.objects)[0] ?? 0);
   if (JSON.stringify(before?.objects) !== JSON.stringify(state.objects)) drawObjects();
   drawProgress();
@@ -169,15 +169,15 @@ function drawObjects() {
     item.dataset.id = id;
     item.classList.toggle('chosen', Number(id) === chosen);
     item.addEventListener('pointerdown', () => choose(Number(id)));
-    const colour = Object.assign(document.createElement('input'), { type: 'color', value: one.colour, title: 'Colour' });
-    colour.addEventListener('change', () => changeObject(id, { colour: colour.value }));
+    const color = Object.assign(document.createElement('input'), { type: 'color', value: one.color, title: 'Colour' });
+    color.addEventListener('change', () => changeObject(id, { color: color.value }));
     const name = Object.assign(document.createElement('input'), { type: 'text', value: one.name, title: `Object ${id}` });
     name.addEventListener('change', () => changeObject(id, { name: name.value }));
     const eye = Object.assign(document.createElement('button'), { textContent: one.visible ? 'shown' : 'hidden', title: 'Show or hide (V)' });
     eye.addEventListener('click', () => changeObject(id, { visible: !one.visible }));
     const remove = Object.assign(document.createElement('button'), { textContent: '×', title: 'Delete the object everywhere' });
     remove.addEventListener('click', () => deleteObject(id, one.name));
-    item.append(colour, name, eye, remove);
+    item.append(color, name, eye, remove);
     return item;
   }));
 }
@@ -228,7 +228,7 @@ function drawTimeline() {
     g.fillRect(0, top, width, row - 2);
     g.fillStyle = '#b3261e';
     rows.forEach(([, lost], number) => { if (lost) g.fillRect(number * step, top, Math.max(1, step), row - 2); });
-    g.strokeStyle = state.objects[id].colour;
+    g.strokeStyle = state.objects[id].color;
     g.lineWidth = 1.5;
     g.beginPath();
     let last = -2;

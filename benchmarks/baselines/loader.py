@@ -1,4 +1,4 @@
-"""DESIGN section 5 word by word: the baseline of the loader's benchmark, and what its statistics are held to.
+"""A reference implementation of DESIGN section 5: the loader benchmark's baseline, and what its statistics are held to.
 
 Pictures are PIL images, changed by torchvision one operation at a time; the edge walk goes pixel by pixel; warps are
 `grid_sample`. Nothing is shared with `datasets/`.
@@ -30,10 +30,10 @@ def plain_sample(video: list[Path], length: int = 5, gap: int = 2) -> dict[str, 
     chosen = [video[start + i * stride] for i in range(length)]
     random.shuffle(chosen)
     frames = [Image.open(path).convert("RGB") for path in chosen]
-    return {"color": colour_views(frames), "dense": dense_views(frames)}
+    return {"color": color_views(frames), "dense": dense_views(frames)}
 
 
-def colour_views(frames: list[Image.Image]) -> dict[str, Tensor]:
+def color_views(frames: list[Image.Image]) -> dict[str, Tensor]:
     """Views A and B, grid, Lab target, edge weights."""
     short = random.randint(256, 319)
     frames = [TF.vflip(frame) if random.random() < 0.3 else frame for frame in frames]

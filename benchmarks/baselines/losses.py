@@ -1,4 +1,4 @@
-"""DESIGN section 6 word by word: the baseline of the training benchmark.
+"""A reference implementation of DESIGN section 6: the baseline of the training benchmark.
 
 Every pass computes every output of the network, as the earlier implementation did, and the colours of each pair of
 frames of each clip are rebuilt on their own: similarities, softmax, weighted sum. Nothing is shared with `losses/`.

@@ -4,7 +4,7 @@
         [--features SPEC [--feature-weights FILE ...]] [--cache FOLDER]
         [--size 864x480] [--options OPTION ...] [--every 1] [--score-every 1] [--results study.jsonl] [--labels FOLDER]
 
-The sequences are parted by turns into two halves, so that what was chosen on one can be confirmed on the other. An
+The sequences are split alternately into two halves, so that what was chosen on one can be confirmed on the other. An
 option is a name of `OPTIONS`, or several with + between them. The table gives, for each model and option, J&F on each
 half, what it adds to `colornet` there, the standard error of that gain over sequences, and seconds a frame for features
 and labels (which the options of a row share with those before it) and for making pixels of them. Each sequence's scores
@@ -47,7 +47,7 @@ from models.features import Features, load_features, needs_model, weight_files
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
 from models.propagation import resize, upsampled_argmax, weighed
-from models.upsampling import EdgeUpsampling
+from models.upsampling import EdgeAwareUpsampling
 from utils.errors import UserError, run_script
 from utils.feature_spec import folder_name
 from utils.images import imagenet_normalise
@@ -104,18 +104,18 @@ def noise(frame: np.ndarray) -> float:
     return float(np.abs(cv2.filter2D(frame.astype(np.float32) / 255, -1, kernel)).mean() * np.sqrt(np.pi / 2) / 6)
 
 
-UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], EdgeUpsampling], Guide | None] | None] = {
+UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], EdgeAwareUpsampling], Guide | None] | None] = {
     "bilinear": None,
-    "edge": (lambda frame: EdgeUpsampling(), None),
-    **{name: (lambda frame, options=options: EdgeUpsampling(**options), None) for name, options in {
-        **{f"colour {sigma}": {"sigma_colour": sigma} for sigma in (0.05, 0.07, 0.2)},
+    "edge": (lambda frame: EdgeAwareUpsampling(), None),
+    **{name: (lambda frame, options=options: EdgeAwareUpsampling(**options), None) for name, options in {
+        **{f"colour {sigma}": {"sigma_color": sigma} for sigma in (0.05, 0.07, 0.2)},
         **{f"distance {sigma:.0f}": {"sigma_distance": sigma} for sigma in (1.0, 2.0)},
         **{f"window {cells}": {"window": cells} for cells in (3, 7)},
-        **{f"lab {sigma}": {"colour_space": "lab", "sigma_colour": sigma} for sigma in (0.03, 0.05, 0.07)}}.items()},
-    "colour by noise": (lambda frame: EdgeUpsampling(sigma_colour=0.05 + 5 * noise(frame)), None),
-    "colour by contrast": (lambda frame: EdgeUpsampling(sigma_colour=0.4 * float(frame.std()) / 255), None),
-    "guide stride 2": (lambda frame: EdgeUpsampling(), network_guide("stride 2")),
-    "guide stride 4": (lambda frame: EdgeUpsampling(), network_guide("stride 4")),
+        **{f"lab {sigma}": {"color_space": "lab", "sigma_color": sigma} for sigma in (0.03, 0.05, 0.07)}}.items()},
+    "colour by noise": (lambda frame: EdgeAwareUpsampling(sigma_color=0.05 + 5 * noise(frame)), None),
+    "colour by contrast": (lambda frame: EdgeAwareUpsampling(sigma_color=0.4 * float(frame.std()) / 255), None),
+    "guide stride 2": (lambda frame: EdgeAwareUpsampling(), network_guide("stride 2")),
+    "guide stride 4": (lambda frame: EdgeAwareUpsampling(), network_guide("stride 4")),
 }
 OPTIONS: dict[str, dict] = {
     "colornet": {},
@@ -254,7 +254,7 @@ def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[
 @torch.inference_mode()
 def to_pixels(model: Network, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
-    labels = weighed(labels, normalise=options.normalise, background=options.background)
+    labels = weighed(labels, stretch=options.normalise, background=options.background)
     if UPSAMPLING[options.upsample] is None:
         return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]

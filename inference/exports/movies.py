@@ -51,8 +51,8 @@ def read_fill(words: str) -> Fill:
         return lambda picture: cv2.GaussianBlur(picture, (0, 0), len(picture) * BLUR_SHARE)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", words):
         raise UserError(f"--fill is blur or a colour as #rrggbb; it is {words}")
-    colour = np.array([int(words[i:i + 2], 16) for i in (1, 3, 5)], np.uint8)
-    return lambda picture: np.broadcast_to(colour, picture.shape)
+    color = np.array([int(words[i:i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    return lambda picture: np.broadcast_to(color, picture.shape)
 
 
 def _alphas(sequence: ResultSequence, objects: Sequence[int],
