@@ -108,9 +108,9 @@ def draw_points(frame: np.ndarray, rows: Sequence[PointRow], order: Sequence[str
     for row in rows:
         if row.visible:
             middle = round(row.x), round(row.y)
-            colour = PALETTES[palette][order.index(row.point) % 255 + 1].tolist()
+            color = PALETTES[palette][order.index(row.point) % 255 + 1].tolist()
             cv2.circle(picture, middle, radius + max(1, radius // 3), (255, 255, 255), -1, cv2.LINE_AA)
-            cv2.circle(picture, middle, radius, colour, -1, cv2.LINE_AA)
+            cv2.circle(picture, middle, radius, color, -1, cv2.LINE_AA)
     return picture
 
 
