@@ -170,6 +170,8 @@ def row_products(queries: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     """Products of `queries` [q,C] with the rows [q,m] of `table` [n,C], [q,m]; -1 counts from the end."""
     # A sampled product reads rows where they lie; gathering them first takes ten times as long.
     q, m = rows.shape
+    if m > len(table):  # a map of a cell or two: PyTorch refuses patterns with more entries than places
+        return (queries @ table.t()).gather(1, rows % len(table))
     pattern = torch.sparse_csr_tensor(torch.arange(0, q * m + 1, m), rows.flatten(), queries.new_zeros(q * m),
                                       size=(q, len(table)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, queries, table.t(), beta=0).values().view(q, m)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import models.neighbours as neighbours
 from benchmarks.baselines.propagation import propagate_plainly
+from models.frame_store import row_products
 from models.neighbours import Memory, NeighbourPropagation, Slots
 from tests.helpers import GOLDEN
 from utils.errors import UserError
@@ -340,3 +341,8 @@ def test_the_precision_around_a_search_does_not_reach_it():
     expected = run(NeighbourPropagation(**options), features, labels, [1, 2])
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(run(NeighbourPropagation(**options), features, labels, [1, 2]), expected)
+
+
+def test_more_rows_than_a_table_has_are_products_all_the_same():
+    queries, table, rows = torch.randn(1, 4), torch.randn(10, 4), torch.tensor([[1, 0, 0, 2, -1] * 6])
+    torch.testing.assert_close(row_products(queries, table, rows), (queries @ table.t())[0][rows])
