@@ -145,3 +145,12 @@ def test_the_command_prints_what_made_the_model(tmp_path):
     for words in ((), (tmp_path / "none.pth",)):
         failed = show(*words)
         assert failed.returncode == 1 and failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr
+
+
+def test_a_file_without_checksums_says_so_and_one_without_weights_is_refused(tmp_path, caplog):
+    torch.save({"model": {"a": torch.ones(3)}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_checkpoint(tmp_path / "old.pth")["model"]["a"], torch.ones(3))
+    assert "has no checksums" in caplog.text
+    torch.save({"model": {}}, tmp_path / "empty.pth")
+    with pytest.raises(UserError, match="names to tensors"):
+        read_checkpoint(tmp_path / "empty.pth")

@@ -8,6 +8,7 @@ prints what a file says of itself: configuration, data and counts, seed, epoch, 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 import zipfile
@@ -22,6 +23,8 @@ from torch import Tensor
 from utils.errors import UserError, run_script
 from utils.files import replacing
 from utils.values import check_plain
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTERS = (torch.int64, torch.int32)
@@ -50,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     contents = _read(path)
     state = contents.get("model") if isinstance(contents, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
                         "use a file that the training command wrote or a released one")
     _check_weights(state, path)
@@ -110,7 +113,9 @@ def _check_weights(state: dict[str, Tensor], path: Path) -> None:
 def _check_archive(path: Path) -> None:
     """ValueError for an archive whose checksums are wrong, which torch does not look at, or that unpacks to more."""
     if not zipfile.is_zipfile(path):
-        return  # the format before torch 1.6 has no checksums
+        logger.warning("%s is in PyTorch's format of before 1.6, which has no checksums: damage to its numbers is not "
+                       "noticed; load and save it once with a newer PyTorch where it can be trusted", path)
+        return
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("its archive is compressed, which torch.save does not do")
