@@ -11,7 +11,9 @@ this demo made.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,11 +137,18 @@ def overrides(folder: Path) -> list:
     return ["--set", *(word for key, value in pairs.items() for word in (key, value))]
 
 
+@functools.cache  # what the demo itself does must not count
+def free_threads() -> dict[str, str]:
+    """As many threads as there are idle cores: two threads on a core and a busy one are many times slower than one."""
+    idle = (os.cpu_count() or 1) - round(os.getloadavg()[0])
+    return {"OMP_NUM_THREADS": str(max(1, idle))}
+
+
 def run(*words: object) -> None:
     """Run one of the repository's commands, its messages passed on; its failure is ours."""
     command = [str(word) for word in words]
     print("\n$ python " + " ".join(command), flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=REPOSITORY).returncode
+    status = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env={**free_threads(), **os.environ}).returncode
     if status:
         raise UserError(f"the demo needs every command to end well; {command[0]} ended with status {status}")
 
@@ -171,7 +180,7 @@ def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seco
     print("\nTraining helped the merged feature." if helped else
           "\nTraining did NOT help the merged feature: something is wrong, or the seed is unlucky.")
     print(f"Overlays: {folder}/masks/*/*_vis   contact sheet: {sheet}\n"
-          f"Report: {folder}/report.html   curves: tensorboard --logdir {folder}/logs\n"
+          f"Report: {folder}/report.html   curves: {sys.executable} -m tensorboard.main --logdir {folder}/logs\n"
           f"Training from the made stills: the training command above with --exp demo_stills --coco\n"
           f"{seconds:.0f} s in all")
     return 0 if helped else 1
