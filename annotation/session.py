@@ -11,13 +11,13 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from datasets.filelists import files_by_stem
 from datasets.own_video import OwnVideo
 from utils.errors import UserError
 from utils.files import replacing
@@ -196,7 +196,7 @@ class Session:
     def _masks_in(self, folder: Path) -> set[int]:
         """Numbers of the frames that have masks in a folder of an earlier session."""
         numbers = set()
-        for file in _pngs(folder):
+        for file in files_by_stem(folder, {".png"}).values():
             if file.stem not in self._numbers or read_mask(file).shape != self.video.size[::-1]:
                 raise UserError(f"masks kept in {folder} are those of one video's frames, and {file.name} does not fit "
                                 f"{self.video.path}; give another --output")
@@ -239,7 +239,3 @@ class Session:
 
 def _new_object(k: int) -> dict[str, Any]:
     return {"name": f"object {k}", "color": "#{:02x}{:02x}{:02x}".format(*DAVIS_PALETTE[k]), "visible": True}
-
-
-def _pngs(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.glob("*.png") if not file.name.startswith(".")) if folder.is_dir() else iter(())

@@ -20,6 +20,7 @@ import yaml
 from inference.exports.results import ResultSequence
 from inference.exports.shapes import box, compressed_rle, edge_polygons, polygons, uncompressed_rle
 from utils.files import replacing
+from utils.overlay import write_jpeg
 
 Labels = Mapping[int, str]
 
@@ -127,9 +128,7 @@ def write_frames(sequences: Sequence[ResultSequence], folder: Path) -> None:
     """The frames that have masks, as `<folder>/<sequence>/<frame>.jpg`."""
     for sequence in sequences:
         for frame, picture in zip(sequence.frames, sequence.pictures()):
-            with replacing(folder / sequence.name / f"{frame}.jpg") as temporary:
-                data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-                temporary.write_bytes(data.tobytes())
+            write_jpeg(folder / sequence.name / f"{frame}.jpg", picture)
 
 
 def _objects(mask: np.ndarray, ids: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:

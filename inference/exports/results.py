@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.filelists import natural
+from datasets.filelists import files_by_stem, visible_folders
 from datasets.own_video import OwnVideo, open_video
 from inference.confidence import Row, read_table
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
+
+MASK_SUFFIXES = {".png"}
 
 
 class ResultSequence:
@@ -85,9 +87,9 @@ def read_results(folder: Path, video: str | None, sequences: list[str] | None) -
         UserError: no masks, several features' masks, or names that are not there.
     """
     masks = _mask_folder(folder)
-    found = {path.name: path for path in sorted(masks.iterdir(), key=lambda path: natural(path.name))
-             if path.is_dir() and path.name[0] != "." and _mask_files(path)}
-    found = found or ({masks.name: masks} if _mask_files(masks) else {})
+    found = {name: files for name in visible_folders(masks) if (files := files_by_stem(masks / name, MASK_SUFFIXES))}
+    if not found and (files := files_by_stem(masks, MASK_SUFFIXES)):
+        found = {masks.name: files}
     if not found:
         raise UserError(f"results are masks, <frame>.png, in a folder for each sequence; {folder} has none; give the "
                         "folder that infer_vos_dul.py wrote")
@@ -95,13 +97,13 @@ def read_results(folder: Path, video: str | None, sequences: list[str] | None) -
     if stray:
         raise UserError(f"--sequence names sequences of {masks}, and {', '.join(stray)} is none of "
                         f"{', '.join(found)}")
-    taken = {name: path for name, path in found.items() if sequences is None or name in sequences}
+    taken = {name: files for name, files in found.items() if sequences is None or name in sequences}
     if video is not None and len(taken) > 1:
         raise UserError(f"--video is the video of one sequence, and {masks} has {len(taken)}; add --sequence NAME")
     video = video or (_recorded_video(masks / "run.json") if len(taken) == 1 else None)
     opened = None if video is None else open_video(video)
-    return [ResultSequence(name, _mask_files(path), opened, _read_confidence(masks, name))
-            for name, path in taken.items()]
+    return [ResultSequence(name, list(files.values()), opened, _read_confidence(masks, name))
+            for name, files in taken.items()]
 
 
 def _mask_folder(folder: Path) -> Path:
@@ -112,11 +114,6 @@ def _mask_folder(folder: Path) -> Path:
         raise UserError(f"one feature's masks are exported, and {folder} has {', '.join(p.name for p in features)}; "
                         f"give one of them, such as {features[0]}")
     return features[0] if features else folder
-
-
-def _mask_files(folder: Path) -> list[Path]:
-    return sorted((file for file in folder.iterdir() if file.suffix.lower() == ".png" and file.name[0] != "."),
-                  key=lambda file: natural(file.name))
 
 
 def _recorded_video(record: Path) -> str | None:
