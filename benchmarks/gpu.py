@@ -1,6 +1,6 @@
 """Everything that docs/BENCHMARKS.md asks of a GPU, in at most 25 minutes: one command, one Markdown file.
 
-    python benchmarks/gpu.py --frames VIDEO --out FOLDER [--model MODEL]
+    python benchmarks/gpu.py --frames VIDEO --out FOLDER [--model MODEL] [--only "Propagation S" "Training step"]
 
 Correctness comes first: the tests marked `gpu`, then a video of two frames. Every part is a process of its own; where
 one fails or takes too long the file says so, and the next one runs. Without a card the parts are printed and nothing
@@ -123,11 +123,16 @@ def main() -> int:
     parser.add_argument("--frames", required=True, help="folder of a video's frames")
     parser.add_argument("--out", required=True, type=Path, help="folder for gpu.md")
     parser.add_argument("--model", help="model file of size S; random weights without")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TITLE", help="the parts whose titles begin so")
     args = parser.parse_args()
     args.frames, args.model = str(Path(args.frames).resolve()), args.model and str(Path(args.model).resolve())
     with tempfile.TemporaryDirectory() as folder:
         prepare_two_frames(Path(args.frames), Path(folder))
-        todo, device = parts(args, Path(folder)), resolve_device()
+        todo = [part for part in parts(args, Path(folder)) if part.title.startswith(tuple(args.only))]
+        if not todo:
+            raise UserError(f"--only takes how the title of a part begins; got {', '.join(args.only)}; there are "
+                            + ", ".join(part.title for part in parts(args, Path(folder))))
+        device = resolve_device()
         if device.type != "cuda":
             print("there is no GPU here; with one this would run, and write", args.out / "gpu.md")
             print(*(f"- {part.title}: python {' '.join(part.words)}" for part in todo), sep="\n")

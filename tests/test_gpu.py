@@ -284,6 +284,9 @@ def test_one_command_measures_all_and_goes_on_where_a_part_fails(tmp_path):
                  "--model_size M", "--precision bf16 --compile", "loader.py --workers 4 14"):
         assert line in done.stdout
     assert not (tmp_path / "out").exists()
+    done = subprocess.run([sys.executable, "benchmarks/gpu.py", "--frames", tmp_path, "--out", tmp_path / "out",
+                           "--only", "Speed"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1 and "got Speed; there are Tests on the GPU, Two frames" in done.stderr
     table = "print('| a |')"
     good, section = run_part(Part("Good", ("-c", table)), 60)
     assert good and section.startswith("## Good\n") and "\n| a |\n" in section
