@@ -43,7 +43,7 @@ def values_of(levels: Tensor, values: Tensor) -> Tensor:
 def _stretch(lab: np.ndarray, unit: np.ndarray, clip: bool) -> np.ndarray:
     """The values that the 256 levels of a and b get; their own where a and b span less than one level."""
     count = cv2.calcHist([lab], [1], None, [256], [0, 256]) + cv2.calcHist([lab], [2], None, [256], [0, 256])
-    count, value = count[:, 0].astype(np.float64), unit.astype(np.float64)
+    count, value = count.ravel().astype(np.float64), unit.astype(np.float64)  # OpenCV 5 has one axis, 4 two
     if clip:
         mean = np.average(value, weights=count)
         deviation = np.sqrt(np.average((value - mean) ** 2, weights=count))
