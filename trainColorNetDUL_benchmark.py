@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 from datasets import build_loader, build_train_dataset
 from losses import build_objective
 from models import build_model, load_weights
 from models.convolution import use_winograd
+from models.resnet import BasicBlock
 from training.averages import RunningAverage
 from training.checkpointing import checkpoint_activations
 from training.failures import failures_in_words

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 import infer_vos_dul
 import trainColorNetDUL_benchmark as training
@@ -20,6 +19,7 @@ from evaluation.davis_evaluation import Protocol, davis_ground_truth, evaluate_f
 from losses.color import attend_by_products, attend_fused
 from losses.objective import Losses, refuse_non_finite
 from models.colornet import ColorNet
+from models.resnet import BasicBlock
 from tests.training_helpers import arguments, checkpoint, differing, make_data, records
 from training.checkpointing import checkpoint_activations
 from training.schedule import learning_rate
