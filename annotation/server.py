@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import secrets
 import zlib
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from annotation.outline import cut_box, cut_scribbles
+from annotation.outline import BorderLines, cut_box, cut_scribbles
 from annotation.session import Session, StaleError
 from annotation.work import Work
 from utils.errors import UserError
@@ -50,6 +51,7 @@ class Server:
         self._session, self._work, self._hosts = session, work, hosts
         # Cookies do not know ports, so that two videos' servers must not share a name.
         self._cookie = f"annotation_{secrets.token_hex(4)}"
+        self._lines: tuple[Any, BorderLines | None] = None, None  # the last ones, and of what frame and place
 
     def application(self) -> web.Application:
         """The routes behind their checks."""
@@ -60,7 +62,8 @@ class Server:
             web.get("/video", self._video), web.get("/state", self._state), web.get(frame + ".jpg", self._picture),
             web.get(frame + "/mask", self._mask), web.put(frame + "/mask", self._give),
             web.delete(frame + "/mask", self._withdraw),
-            web.post(frame + "/cut", self._cut), web.post("/objects", self._add_object),
+            web.post(frame + "/cut", self._cut), web.get(frame + "/line", self._line),
+            web.post("/objects", self._add_object),
             web.patch(r"/objects/{id:\d{1,3}}", self._change_object),
             web.delete(r"/objects/{id:\d{1,3}}", self._delete_object),
             web.post("/carry", self._carry), web.delete("/carry", self._stop), web.post("/exports", self._export)])
@@ -124,15 +127,26 @@ class Server:
         """The object in `?box=x,y,width,height`, or of the body's three masks: so far, inside, outside."""
         frame = await _in_thread(self._session.frame, _number(request))
         if "box" in request.query:
-            words = request.query["box"].split(",")
-            if len(words) != 4 or not all(word.lstrip("-").isdecimal() and len(word) < 7 for word in words):
-                raise web.HTTPBadRequest(text="box is x,y,width,height in pixels")
-            found = await _in_thread(cut_box, frame, tuple(map(int, words)))
+            box = _pixels(request, "box", "x,y,width,height")
+            found = await _in_thread(cut_box, frame, box)
         else:
             hints = [mask > 0 for mask in _masks(await request.read(), 3, self._session)]
             found = await _in_thread(cut_scribbles, frame, *hints)
         return web.Response(body=zlib.compress(found.astype(np.uint8).tobytes(), 1),
                             content_type="application/octet-stream")
+
+    async def _line(self, request: web.Request) -> web.StreamResponse:
+        """The line along the object's border `?from=x,y&to=x,y`, a list of [x, y]."""
+        start, end = (_pixels(request, name, "x,y") for name in ("from", "to"))
+        line = await _in_thread(self._follow, _number(request), start, end)
+        return web.json_response(line.tolist())
+
+    def _follow(self, number: int, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
+        key, lines = self._lines
+        if key != (number, start):  # a pointer that moves asks for many lines from one place
+            lines = BorderLines(self._session.frame(number), start)
+            self._lines = (number, start), lines
+        return lines.to(end)
 
     async def _add_object(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"id": await _in_thread(self._session.add_object)})
@@ -187,6 +201,14 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _number(request: web.Request) -> int:
     return int(request.match_info["number"])
+
+
+def _pixels(request: web.Request, name: str, form: str) -> tuple[int, ...]:
+    """A place or a box of the query, named in the form "x,y"."""
+    words = request.query.get(name, "").split(",")
+    if len(words) != len(form.split(",")) or not all(re.fullmatch("-?[0-9]{1,6}", word) for word in words):
+        raise web.HTTPBadRequest(text=f"{name} is {form} in pixels")
+    return tuple(map(int, words))
 
 
 def _revision(request: web.Request) -> int:

@@ -129,10 +129,11 @@ class Session:
             return {number: self._given_file(number) for number in sorted(self.given)}
 
     def result_changed(self, number: int) -> None:
-        """A result of frame `number` has been written."""
+        """A result of frame `number` has been written; the frame shows it where no mask is given."""
         with self._lock:
             self._found.add(number)
-            self._changed(number)
+            if number not in self.given:
+                self._changed(number)
 
     def has_result(self, number: int) -> bool:
         """Whether frame `number` has a result."""

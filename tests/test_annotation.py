@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from annotation.outline import cut_box, cut_scribbles
+from annotation.outline import BorderLines, cut_box, cut_scribbles
 from annotation.server import LARGEST_REQUEST, Server
 from annotation.session import Session, StaleError
 from annotation.work import Work
@@ -20,7 +22,7 @@ from inference.results import ResultFolder
 from models.colornet import ColorNet
 from models.propagation import build_propagator
 from tests.helpers import golden_weights
-from utils.config import load_settings
+from utils.config import REPOSITORY, load_settings
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
 
@@ -103,6 +105,17 @@ def test_scribbles_inside_and_outside(session):
     assert not cut_scribbles(session.frame(0), nothing, nothing, outside).any()
 
 
+def test_a_line_follows_the_border_and_stays_within_the_frame(session):
+    lines = BorderLines(session.frame(0), (4, 8))
+    line = lines.to((19, 23))  # from corner to corner of the square, round one of the others
+    assert line[[0, -1]].tolist() in ([[4, 8], [19, 23]], [[19, 23], [4, 8]])
+    rim = cv2.dilate(square(0), np.ones((5, 5))) - cv2.erode(square(0), np.ones((5, 5)))
+    assert rim[line[:, 1], line[:, 0]].mean() > 0.9
+    for place in ((-5, -5), (500, 500)):
+        x, y = lines.to(place).T
+        assert x.min() >= 0 and y.min() >= 0 and x.max() < SIZE[0] and y.max() < SIZE[1]
+
+
 # --- what is kept ---
 def test_what_is_given_is_on_disk_and_a_new_session_goes_on(session):
     k = session.add_object()
@@ -174,6 +187,14 @@ def test_a_correction_leaves_the_frames_before_it_and_equals_a_run_with_both_mas
     carry(fresh, "forward")
     assert all(np.array_equal(a, b) for a, b in zip(after, results_of(other)))
     fresh.close()
+
+
+def test_a_drawing_is_corrected_again_after_it_was_carried(session, work):
+    session.add_object()
+    revision = session.give(0, square(0), 0)
+    carry(work, "forward")
+    session.give(0, square(1), revision)  # what the frame shows has not changed since it was drawn
+    assert np.array_equal(session.mask(0).ids, square(1))
 
 
 def test_both_ways_from_the_middle_and_confidence_of_every_frame(session, work):
@@ -295,6 +316,10 @@ HOSTILE = [
     ("a body that is no JSON", "POST", "/carry", {"data": b"{"}, 400),
     ("a body too deep", "POST", "/carry", {"data": b"[" * 100_000}, 400),
     ("a box of words", "POST", "/frames/0/cut?box=a,b,c,d", {}, 400),
+    ("a box of two signs", "POST", "/frames/0/cut?box=--1,1,5,5", {}, 400),
+    ("a line from nowhere", "GET", "/frames/0/line?to=1,1", {}, 400),
+    ("a line to a word", "GET", "/frames/0/line?from=1,1&to=1,b", {}, 400),
+    ("a line far beyond", "GET", "/frames/0/line?from=-9,-9&to=999999,999999", {}, 200),
     ("a box beyond", "POST", "/frames/0/cut?box=900,900,5,5", {}, 200),
     ("scribbles of another size", "POST", "/frames/0/cut", {"data": body(square(0))}, 400),
     ("an object that is not there", "PATCH", "/objects/200", {"json": {"name": "x"}}, 400),
@@ -312,6 +337,12 @@ def test_hostile_and_broken_requests(session, work, tmp_path, method, path, opti
     assert got == status
     assert status == 200 or "error" in json.loads(said)
     assert sorted(tmp_path.rglob("*.png")) == before
+
+
+def test_the_page_is_up_without_what_takes_long_to_import():
+    words = "import sys, tools.annotate; print(*{'torchvision', 'timm', 'tensorboard'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "")
 
 
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_read(session, work):

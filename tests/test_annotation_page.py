@@ -89,6 +89,9 @@ class Page:
             self.page.mouse.move(*at(place), steps=4)
         self.page.mouse.up()
 
+    def click(self, place: tuple[int, int]) -> None:
+        self.drag(place)
+
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)
 
@@ -177,10 +180,17 @@ def test_a_killed_server_has_every_finished_stroke_and_a_second_one_is_refused(f
     server = Server(files)
     page = Page(browser, server.address)
     page.press("b")
-    page.drag((30, 40), (50, 40))
+    page.drag((100, 80), (130, 80))
+    page.saved()
+    page.press("m")
+    for corner in ((20, 30), (59, 30), (59, 59), (20, 59), (20, 30)):
+        page.click(corner)
+    page.expect(page.page.locator("#undo")).to_be_enabled()
     page.saved()
     second = subprocess.run([sys.executable, str(REPOSITORY / "tools/annotate.py"), "clip", "--resume", "model.pkl",
                              "--no-browser"], cwd=files, capture_output=True, text=True)
     assert second.returncode == 1 and "another one does now" in second.stderr and "Traceback" not in second.stderr
     server.end(signal.SIGKILL)
-    assert read_mask(files / "output/clip/given/00000.png")[40, 40] == 1
+    mask = read_mask(files / "output/clip/given/00000.png")
+    assert mask[80, 115] == 1  # the brush
+    assert mask[32:58, 22:58].all() and not mask[:28].any() and not mask[:, :18].any()  # magnetic, along the square

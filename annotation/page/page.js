@@ -13,6 +13,8 @@ let tool = 'brush', chosen = 0;
 let view = { scale: 1, x: 0, y: 0 };
 let gesture = null; // the pointer's stroke, box or move in progress
 let corners = []; // of the polygon in progress
+let line = []; // from its last corner to the pointer, along a border (magnetic)
+let following = null, aim = null; // the request for that line, and where it is wanted next
 let playing = false, loading = 0, shown = false; // `shown`: the frame's mask is there and may be drawn on
 const confidence = new Map(); // object id to a sparse array of [value, lost] by frame
 let seen = 0; // confidence rows that have been read
@@ -20,7 +22,8 @@ const pictures = new Map(); // frame number to a promise of its picture
 
 // --- the server ---
 async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { 'X-Annotation': '1', ...options.headers } });
+  const answer = await fetch(path, { ...options, headers: { 'X-Annotation': '1', ...options.headers } })
+    .catch(() => { throw new Error('the command that serves this page does not answer; start it again'); });
   if (!answer.ok) {
     const { error } = await answer.json().catch(() => ({ error: answer.statusText }));
     throw Object.assign(new Error(error), { status: answer.status });
@@ -44,8 +47,12 @@ let unsaved = null, saving = null;
 
 function save() {
   unsaved = { frame, ids: drawing.ids.slice() };
+  return send();
+}
+
+function send() {
   $('saved').textContent = 'saving…';
-  saving ??= sendAll().finally(() => { saving = null; });
+  saving ??= sendAll().finally(() => { saving = null; refresh(); });
   return saving;
 }
 
@@ -56,16 +63,18 @@ async function sendAll() {
     try {
       const answer = await ask(`frames/${number}/mask`, {
         method: 'PUT', body: await squeeze(ids), headers: { 'X-Revision': String(revision) } });
-      const kept = await answer.json();
-      if (number === frame) { revision = kept.revision; source = 'given'; }
+      revision = (await answer.json()).revision;
+      source = 'given';
       $('saved').textContent = 'saved';
     } catch (error) {
       $('saved').textContent = 'not saved';
       say(error.status === 409 ? 'This frame was changed elsewhere; here is how it is now.' : `Not saved: ${error.message}`);
-      if (error.status === 409 && number === frame) await show(frame, true);
+      if (error.status === 409) show(frame, true); // once this is over
+      if (error.status) continue;
+      unsaved ??= { frame: number, ids }; // until the server answers again
+      return;
     }
   }
-  await refresh();
 }
 
 // --- frames ---
@@ -88,11 +97,11 @@ async function show(number, again = false) {
   number = Math.max(0, Math.min(video.frames - 1, number));
   if (number === frame && shown && !again) return;
   if (saving) await saving;
+  if (unsaved) return;
   const turn = ++loading;
   setShown(false);
   frame = number;
-  corners = [];
-  drawPreview();
+  dropCorners();
   drawTime();
   await attempt(async () => {
     const [image, mask] = await Promise.all([picture(number), ask(`frames/${number}/mask`)]);
@@ -135,7 +144,7 @@ function nextDoubtful() {
 
 // --- state ---
 async function refresh() {
-  const answer = await attempt(() => ask(`state?since=${seen}&frame=${frame}`));
+  const answer = await ask(`state?since=${seen}&frame=${frame}`).catch((error) => say(error.message));
   if (!answer) return;
   const before = state, asked = Number(new URL(answer.url).searchParams.get('frame'));
   state = await answer.json();
@@ -158,6 +167,7 @@ async function refresh() {
 }
 
 async function poll() {
+  if (unsaved) await send();
   await refresh();
   setTimeout(poll, state?.carrying || state?.model !== 'ready' ? 400 : 1500);
 }
@@ -250,10 +260,10 @@ function drawPreview() {
   g.strokeStyle = '#fff';
   if (corners.length) {
     g.beginPath();
-    corners.forEach(([x, y]) => g.lineTo(x, y));
+    [...corners, ...line].forEach(([x, y]) => g.lineTo(x, y));
     if (gesture?.at) g.lineTo(...gesture.at);
     g.stroke();
-    for (const [x, y] of corners) g.strokeRect(x - 2 / view.scale, y - 2 / view.scale, 4 / view.scale, 4 / view.scale);
+    for (const [x, y, between] of corners) if (!between) g.strokeRect(x - 2 / view.scale, y - 2 / view.scale, 4 / view.scale, 4 / view.scale);
   }
   if (gesture?.kind === 'box') g.strokeRect(...boxOf(gesture));
   if (gesture?.kind === 'scribble') {
@@ -308,13 +318,7 @@ stage.addEventListener('pointerdown', async (event) => {
   if (tool === 'pan' || event.button === 1) { gesture = { kind: 'pan', x: event.clientX - view.x, y: event.clientY - view.y }; return; }
   if (event.button !== 0 && !pen) return;
   if (!await ready()) return;
-  if (tool === 'polygon') {
-    const [x, y] = corners[0] ?? [];
-    if (corners.length > 2 && Math.hypot(at[0] - x, at[1] - y) * view.scale < 9) endPolygon(); else corners.push(at);
-    gesture = null;
-    drawPreview();
-    return;
-  }
+  if (tool === 'polygon' || tool === 'magnetic') return addCorner(at);
   if (tool === 'box') gesture = { kind: 'box', from: at, at };
   else if (tool === 'scribble') gesture = { kind: 'scribble', points: [at], outside: event.altKey };
   else {
@@ -327,7 +331,8 @@ stage.addEventListener('pointerdown', async (event) => {
 stage.addEventListener('pointermove', (event) => {
   moveCursor(event);
   if (!gesture) {
-    if (corners.length) { gesture = { at: position(event) }; drawPreview(); gesture = null; }
+    if (corners.length && tool === 'magnetic') follow(position(event));
+    else if (corners.length) { gesture = { at: position(event) }; drawPreview(); gesture = null; }
     return;
   }
   if (gesture.kind === 'pan') { view.x = event.clientX - gesture.x; view.y = event.clientY - gesture.y; place(); return; }
@@ -380,10 +385,43 @@ async function cut(query, body) {
   if ($('saved').textContent.startsWith('finding')) $('saved').textContent = 'saved';
 }
 
+async function addCorner(at) {
+  const closes = corners.length > 2 && Math.hypot(at[0] - corners[0][0], at[1] - corners[0][1]) * view.scale < 9;
+  if (tool === 'magnetic' && corners.length) {
+    await follow(closes ? corners[0] : at);
+    corners.push(...line.map(([x, y]) => [x, y, true]));
+    line = [];
+  }
+  if (closes) return endPolygon();
+  corners.push(at);
+  return drawPreview();
+}
+
+/** Ask for the line to a place; while one is on its way only the newest place counts. */
+async function follow(at) {
+  aim = at;
+  following ??= (async () => {
+    while (aim && corners.length) {
+      const ends = [corners.at(-1), aim].map(([x, y]) => `${Math.floor(x)},${Math.floor(y)}`);
+      aim = null;
+      const answer = await ask(`frames/${frame}/line?from=${ends[0]}&to=${ends[1]}`).catch((error) => say(error.message));
+      line = answer && corners.length ? (await answer.json()).map(([x, y]) => [x + 0.5, y + 0.5]) : [];
+      drawPreview();
+    }
+  })().finally(() => { following = null; });
+  return following;
+}
+
+function dropCorners() {
+  corners = [];
+  line = [];
+  aim = null;
+  drawPreview();
+}
+
 function endPolygon() {
   if (corners.length > 2) { drawing.begin(); drawing.polygon(corners, chosen); save(); }
-  corners = [];
-  drawPreview();
+  dropCorners();
   drawButtons();
 }
 
@@ -428,9 +466,9 @@ async function withdraw() {
   await refresh();
 }
 
-function step(back) { if (back ? drawing.undo() : drawing.redo()) { save(); drawButtons(); } }
+function step(back) { if (shown && (back ? drawing.undo() : drawing.redo())) { save(); drawButtons(); } }
 
-function setTool(name) { tool = name; corners = []; drawPreview(); drawButtons(); cursor.style.display = 'none'; }
+function setTool(name) { tool = name; dropCorners(); drawButtons(); cursor.style.display = 'none'; }
 
 function resizeBrush(factor) {
   $('size').value = Math.max(1, Math.round(Number($('size').value) * factor + (factor > 1 ? 1 : -1)));
@@ -448,12 +486,12 @@ async function download(format) {
 
 const KEYS = {
   b: () => setTool('brush'), e: () => setTool('eraser'), p: () => setTool('polygon'), g: () => setTool('box'),
-  s: () => setTool('scribble'), h: () => setTool('pan'), '[': () => resizeBrush(0.85), ']': () => resizeBrush(1.15),
+  s: () => setTool('scribble'), m: () => setTool('magnetic'), h: () => setTool('pan'), '[': () => resizeBrush(0.85), ']': () => resizeBrush(1.15),
   n: addObject, v: () => chosen && changeObject(chosen, { visible: !state.objects[chosen].visible }),
   ArrowLeft: (event) => show(frame - (event.shiftKey ? 10 : 1)), ArrowRight: (event) => show(frame + (event.shiftKey ? 10 : 1)),
   Home: () => show(0), End: () => show(video.frames - 1), ' ': play, d: nextDoubtful, Backspace: withdraw,
-  Enter: (event) => (event.ctrlKey ? carry('both') : endPolygon()),
-  Escape: () => { if (corners.length) { corners = []; drawPreview(); } else if (state.carrying) ask('carry', { method: 'DELETE' }); },
+  Enter: (event) => (event.ctrlKey ? carry('both') : tool === 'magnetic' && corners.length > 2 ? addCorner(corners[0]) : endPolygon()),
+  Escape: () => { if (corners.length) dropCorners(); else if (state.carrying) ask('carry', { method: 'DELETE' }); },
   c: () => carry('forward'), C: () => carry('backward'), 0: fit, '?': () => $('help').showModal(),
   '+': () => zoom(1.25, stage.clientWidth / 2, stage.clientHeight / 2), '-': () => zoom(0.8, stage.clientWidth / 2, stage.clientHeight / 2),
 };
