@@ -34,7 +34,7 @@ from training.loop import train
 from training.memory import keep_freed_memory
 from training.options import KEPT, find_run, kept, load_configuration, parse_arguments
 from training.pictures import training_pictures
-from training.schedule import build_optimiser, learning_rate
+from training.schedule import build_optimiser, learning_rate, note_on_length
 from training.snapshots import Snapshots
 from training.state import Progress, TrainingState, refuse_changes
 from training.step import TrainingStep, check_parts
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log = held.enter_context(MetricLog(log_folder, origin))
         if saved:
             refuse_changes(saved, origin)
-        elif snapshots.exist() or log.path.exists():
+        elif snapshots.exist() or log.holds_steps():
             raise UserError(f"experiment {exp} exists in {snapshots.folder} or {log.folder} and is not overwritten; go "
                             "on with --resume auto or choose another --exp")
         seed_everything(args.seed)
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace, train_config: TrainConfig, settings: Settings,
     pictures = partial(training_pictures, model, temperature=train_config.TEMP, color_mode=train_config.color_mode,
                        size=settings.TB.IM_SIZE)
     journal = Journal(log, state, stop, log_every=settings.LOG.ITER_TRAIN, pictures=pictures,
-                      pictures_every=settings.TB.ITER_IMAGES, batch_size=settings.TRAIN.BATCH_SIZE)
+                      pictures_every=settings.TB.ITER_IMAGES, batch_size=settings.TRAIN.BATCH_SIZE,
+                      steps=settings.TRAIN.NUM_EPOCHS * len(loader))
     rate = partial(learning_rate, base=settings.MODEL.LR, epochs=settings.TRAIN.NUM_EPOCHS,
                    cosine=train_config.is_cos_lr)
     train(state, loader, step, journal, snapshots, validation, stop, rate=rate, options=settings.TRAIN)
@@ -139,7 +140,8 @@ def take_up(state: TrainingState, saved: dict[str, Any] | None, snapshots: Snaps
     if saved:
         state.restore(saved)
     if distributed.rank() == 0:
-        log.go_on_after(state.progress.step, validated=state.progress.batch < batches)
+        progress = state.progress
+        log.go_on_after(progress.step, validated=progress.step > 0 and progress.batch < batches)
         if not saved:
             snapshots.save_start(state.resumable_contents())
 
@@ -154,6 +156,9 @@ def announce(state: TrainingState, train_config: TrainConfig, settings: Settings
                 train_config.model_size, parameters, data, state.device, origin["precision"], origin["seed"],
                 distributed.world_size(), settings.TRAIN.BATCH_SIZE, batches, state.progress.epoch,
                 settings.TRAIN.NUM_EPOCHS)
+    note = note_on_length(base=settings.MODEL.LR, epochs=settings.TRAIN.NUM_EPOCHS, cosine=train_config.is_cos_lr)
+    if note:
+        logger.warning(note)
 
 
 if __name__ == "__main__":

@@ -62,9 +62,10 @@ def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings,
 
 
 def build_loader(dataset: TrainingClips | MixedClips, settings, *, seed: int, device: torch.device) -> BatchLoader:
-    """What makes the batches of an epoch, by TRAIN.BATCH_SIZE and NUM_WORKERS."""
+    """What makes the batches of an epoch, by TRAIN.BATCH_SIZE, CLIPS_PER_EPOCH and NUM_WORKERS."""
     workers = settings.TRAIN.NUM_WORKERS
     return BatchLoader(dataset, batch_size=settings.TRAIN.BATCH_SIZE, seed=seed, device=device,
+                       clips_per_epoch=settings.TRAIN.CLIPS_PER_EPOCH,
                        workers=workers if workers >= 0 else default_workers())
 
 

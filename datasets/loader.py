@@ -45,17 +45,19 @@ class BatchLoader:
     """The batches of an epoch, this process's part of each.
 
     Args:
-        dataset: `dataset[(epoch, index)]` is a sample (`datasets.training.TrainingClips`).
+        dataset: `dataset[(pass, index)]` is a sample (`datasets.training.TrainingClips`).
         batch_size: clips a batch, over all processes.
+        clips_per_epoch: 0 for as many as the dataset has.
         seed: with the epoch, decides the order of the clips.
         workers: loader processes; 0 makes the batches in this one.
         device: where the views are wanted.
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, workers: int, device: torch.device):
+    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, workers: int, device: torch.device,
+                 clips_per_epoch: int = 0):
         self.dataset, self._device = dataset, device
         self._sampler = EpochBatchSampler(len(dataset), batch_size=batch_size, seed=seed, rank=rank(),
-                                          world_size=world_size())
+                                          world_size=world_size(), clips_per_epoch=clips_per_epoch)
         self._loader = DataLoader(dataset, batch_sampler=self._sampler, num_workers=workers, collate_fn=collate,
                                   worker_init_fn=init_worker, persistent_workers=workers > 0,
                                   pin_memory=device.type == "cuda")

@@ -53,9 +53,9 @@ def make_state(model=None, learning_rate=1e-3):
                          torch.amp.GradScaler("cpu", enabled=False), None, {}, Progress())
 
 
-def make_journal(state, log=None, every=1000, stop=None, batch_size=2):
+def make_journal(state, log=None, every=1000, stop=None, batch_size=2, steps=100):
     return Journal(log if log is not None else Log(), state, stop or SimpleNamespace(received=None), log_every=every,
-                   pictures=lambda batch: {}, pictures_every=0, batch_size=batch_size)
+                   pictures=lambda batch: {}, pictures_every=0, batch_size=batch_size, steps=steps)
 
 
 def note(journal, state, *totals, failed=0, clips=("dog", "cow")):
@@ -90,6 +90,17 @@ def test_a_loss_that_is_no_number_is_found_with_its_own_step_and_clips():
     note(journal, state, float("nan"))
     with pytest.raises(UserError, match=r"total is not at step 2 \(clips cat, hen\)"):
         journal.read()
+
+
+def test_the_time_left_is_that_of_all_epochs_at_the_pace_of_the_steps_after_the_first(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("utils.timing.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    state, log = make_state(), Log()
+    state.progress.step = 50  # of a run that goes on
+    journal = make_journal(state, log, every=1, steps=60)
+    for now[0] in (30.0, 32.0, 40.0):  # the first step waits for the loader to begin
+        note(journal, state, 1.0)
+    assert [record["time_left"] for record in log] == [30 * 9, 2 * 8, 5 * 7]
 
 
 def test_failures_are_counted_and_a_signal_is_known_after_the_step():

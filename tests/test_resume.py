@@ -211,7 +211,9 @@ def test_an_epoch_is_saved_before_its_validation_which_a_signal_ends(tmp_path, d
         folder.mkdir()
     run(whole, data, *options, **settings)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="after step 3, saved in"):
-        patch.setattr(training.Validation, "__call__", lambda self: signal.raise_signal(signal.SIGTERM))
+        score = training.Validation.__call__
+        patch.setattr(training.Validation, "__call__", lambda self: (
+            signal.raise_signal(signal.SIGTERM) if records(parted) else score(self)))
         run(parted, data, *options, **settings)
     position = checkpoint(parted, "last.pth")["training"]["progress"]
     assert (position["epoch"], position["batch"]) == (1, 3) and checkpoint(parted, "epoch_001.pth")
@@ -219,8 +221,19 @@ def test_an_epoch_is_saved_before_its_validation_which_a_signal_ends(tmp_path, d
     assert_same_models(parted, whole)
     validated = [[(record["step"], record["val/J&F"]) for record in records(folder, key="val/J&F")]
                  for folder in (parted, whole)]
-    assert validated[0] == validated[1] and [step for step, _ in validated[0]] == [3, 6]
+    assert validated[0] == validated[1] and [step for step, _ in validated[0]] == [0, 3, 6]
     assert [record["step"] for record in records(parted)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_ended_before_its_first_step_leaves_only_its_validation_and_may_be_begun_anew(tmp_path, data,
+                                                                                                 restored_process):
+    settings = {"TRAIN__NUM_EPOCHS": 1, "TEST__INFER_WH": [80, 64]}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(training.TrainingStep, "__call__", lambda self, batch: 1 / 0)
+        run(tmp_path, data, "--validate", "filelists/val", **settings)
+    assert [record["step"] for record in records(tmp_path, key="val/J&F")] == [0] and not records(tmp_path)
+    run(tmp_path, data, "--validate", "filelists/val", **settings)
+    assert [record["step"] for record in records(tmp_path, key="val/J&F")] == [0, 3]
 
 
 def test_what_the_weights_do_not_depend_on_may_change(tmp_path, data, restored_process):

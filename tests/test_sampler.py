@@ -30,11 +30,23 @@ def test_seed_and_epoch_fix_the_order():
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-@given(st.integers(4, 60), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(0, 1000))
-def test_processes_share_each_batch_and_a_restart_goes_on(num_clips, world_size, share, start, seed):
+def test_epochs_of_any_length_take_every_clip_before_one_comes_again():
+    for num_clips, per_epoch in ((3, 8), (10, 4), (7, 7)):
+        taken = [clip for epoch in range(1, 43) for batch in batches(num_clips, epoch, clips_per_epoch=per_epoch,
+                                                                     batch_size=1) for clip in batch]
+        assert len(taken) == 42 * per_epoch and len(set(taken)) == len(taken), "no sample comes twice"
+        passes = [taken[i:i + num_clips] for i in range(0, len(taken), num_clips)]
+        assert all({index for _, index in one} == set(range(num_clips)) for one in passes[:-1])
+    assert batches(clips_per_epoch=23, epoch=3) == batches(epoch=3)
+    assert len(batches(3, clips_per_epoch=9)) == 2
+
+
+@given(st.integers(4, 60), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(0, 1000),
+       st.sampled_from([0, 25]))
+def test_processes_share_each_batch_and_a_restart_goes_on(num_clips, world_size, share, start, seed, per_epoch):
     if num_clips < world_size * share:
         return
-    options = {"num_clips": num_clips, "batch_size": world_size * share, "seed": seed}
+    options = {"num_clips": num_clips, "batch_size": world_size * share, "seed": seed, "clips_per_epoch": per_epoch}
     whole = batches(**options)
     parts = [batches(**options, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [[clip for part in together for clip in part] for together in zip(*parts)] == whole
@@ -42,7 +54,8 @@ def test_processes_share_each_batch_and_a_restart_goes_on(num_clips, world_size,
 
 
 @pytest.mark.parametrize("num_clips, options, words", [
-    (3, {"batch_size": 4}, ["4", "3", "TRAIN.BATCH_SIZE"]),
+    (3, {"batch_size": 4}, ["4", "3", "TRAIN.BATCH_SIZE", "TRAIN.CLIPS_PER_EPOCH 40"]),
+    (30, {"batch_size": 4, "clips_per_epoch": 3}, ["4", "TRAIN.CLIPS_PER_EPOCH is 3"]),
     (30, {"batch_size": 4, "world_size": 3}, ["4", "3", "multiple"]),
 ])
 def test_impossible_batches_are_refused(num_clips, options, words):

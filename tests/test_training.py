@@ -107,10 +107,11 @@ def test_each_step_is_logged_with_its_terms(plain):
     assert [record["step"] for record in logged] == [1, 2, 3]
     for record in logged:
         assert record.keys() == {"step", "epoch", "loss/total", "loss/color", "loss/consistency", "loss/dense", "lr",
-                                 "clips_per_second", "data_wait", "failed_clips"}
+                                 "clips_per_second", "data_wait", "time_left", "failed_clips"}
         assert record["loss/total"] == pytest.approx(
             record["loss/color"] + record["loss/consistency"] + 0.01 * record["loss/dense"], rel=1e-5)
         assert record["epoch"] == 1 and record["clips_per_second"] > 0 and 0 <= record["data_wait"] <= 1
+    assert logged[0]["time_left"] > 0 and logged[-1]["time_left"] == 0, "nothing is left after the last of all steps"
     config = json.loads((plain / "logs/tiny/config.json").read_text())
     assert config["train_config"]["model_size"] == "S" and config["settings"]["MODEL"]["LR"] == 1e-3
     assert config["seed"] == 777
@@ -307,8 +308,8 @@ def test_validation_comes_every_few_epochs_and_keeps_the_best(train, tmp_path):
     train(tmp_path, "--validate", "filelists/val", TEST__INFER_WH=[80, 64], TRAIN__NUM_EPOCHS=5,
           TRAIN__VALIDATE_EVERY=2, TRAIN__KEEP_BEST=2)
     logged = records(tmp_path, key="val/J&F")
-    assert [record["epoch"] for record in logged] == [2, 4, 5]
-    expected = sorted((f"best_{r['val/J&F']:.4f}_epoch_{r['epoch']:03d}.pth" for r in logged), reverse=True)[:2]
+    assert [(record["epoch"], record["step"]) for record in logged] == [(0, 0), (2, 6), (4, 12), (5, 15)]
+    expected = sorted((f"best_{r['val/J&F']:.4f}_epoch_{r['epoch']:03d}.pth" for r in logged[1:]), reverse=True)[:2]
     assert {path.name for path in (tmp_path / "snapshots/tiny").glob("best_*")} == set(expected)
 
 

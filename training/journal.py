@@ -16,7 +16,7 @@ from training.state import TrainingState
 from utils import distributed
 from utils.errors import UserError
 from utils.signals import StopRequest
-from utils.timing import Meter
+from utils.timing import Meter, Pace
 
 FAILED_SHARE = 0.01  # of the clips drawn: more than this could not be decoded and the run ends
 FAILED_COUNTED_FROM = 100  # clips drawn before that share means anything
@@ -45,13 +45,20 @@ class Journal:
         log_every: steps between two records.
         pictures: makes pictures of a batch every `pictures_every` steps; 0 for none.
         batch_size: clips a step, over all processes.
+        steps: of the whole run.
+
+    Attributes:
+        last: the losses read last.
+        time_left: to the end of the run [seconds].
+        signalled: the signal that all processes know of, or 0.
     """
 
     def __init__(self, log: MetricLog, state: TrainingState, stop: StopRequest, *, log_every: int, pictures: Pictures,
-                 pictures_every: int, batch_size: int):
+                 pictures_every: int, batch_size: int, steps: int):
         self.log, self._state, self._stop = log, state, stop
         self._log_every, self._pictures, self._pictures_every = log_every, pictures, pictures_every
         self._batch_size, self.meter = batch_size, Meter(batch_size)
+        self._pace, self.time_left = Pace(state.progress.step, steps), float("nan")
         self._unread: list[_Step] = []
         self._failed, self._longest, self._since = 0, 1, time.perf_counter()
         self.last, self.signalled = Losses(*[float("nan")] * 4), 0
@@ -60,6 +67,7 @@ class Journal:
         """Take up a step that was just done."""
         position, first = self._state.progress, distributed.rank() == 0
         position.drawn += self._batch_size
+        self.time_left = self._pace.left(position.step)
         self._failed += batch.failed
         self._unread.append(_Step(position.step, losses, batch.clips))
         logged = position.step % self._log_every == 0
@@ -69,7 +77,7 @@ class Journal:
             record = {f"loss/{name}": value for name, value in self.last._asdict().items()}
             rate = self._state.optimiser.param_groups[0]["lr"]
             self.log.log({"epoch": position.epoch, **record, "lr": rate, **self.meter.reading(),
-                           "failed_clips": position.failed}, position.step)
+                           "time_left": self.time_left, "failed_clips": position.failed}, position.step)
         every = self._pictures_every
         if every and position.step % every == 1 % every and first:
             self.log.images(self._pictures(batch), position.step)

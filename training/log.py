@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from training.events import EventFile
 from utils.errors import UserError
@@ -47,13 +49,20 @@ class MetricLog:
                 file.write(json.dumps({"step": step, **record}) + "\n")
             for name, value in record.items():
                 self._event_file().scalar(name, value, step)
-        logger.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in record.items()))
+        logger.info("step %d  %s", step, "  ".join(itertools.starmap(_in_words, record.items())))
 
     def images(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
         """Show pictures, uint8 RGB [H,W,3] each, in TensorBoard."""
         with self._writing():
             for name, picture in pictures.items():
                 self._event_file().image(name, picture, step)
+
+    def holds_steps(self) -> bool:
+        """Whether there is a record of anything after step 0, which training would be lost with."""
+        if not self.path.exists():
+            return False
+        with open(self.path, "rb") as file:
+            return any(not _stays(line, 0, validated=True) for line in file)
 
     def go_on_after(self, step: int, *, validated: bool) -> None:
         """Drop the records of what a resumed run repeats, so that each step stands once in the curves.
@@ -87,6 +96,10 @@ class MetricLog:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._events = EventFile(self.folder, self._first_step)
         return self._events
+
+
+def _in_words(name: str, value: float) -> str:
+    return f"{name} {tqdm.format_interval(value) if name == 'time_left' else format(value, '.4g')}"
 
 
 def _stays(line: bytes, step: int, validated: bool) -> bool:

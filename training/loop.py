@@ -40,6 +40,8 @@ def train(state: TrainingState, loader: BatchLoader, step: Step, journal: Journa
     position = state.progress
     try:
         with stop.deferred():
+            if validation and not position.step:  # what all later scores are compared with, and whether it works
+                validate(state, journal, validation, stop)
             while position.epoch <= options.NUM_EPOCHS:
                 for group in state.optimiser.param_groups:
                     group["lr"] = rate(position.epoch)
@@ -66,7 +68,8 @@ def train_one_epoch(state: TrainingState, loader: BatchLoader, step: Step, journ
             losses = step(batch)
             position.step, position.batch = position.step + 1, position.batch + 1
             journal.note(losses, batch)
-            bar.set_postfix(loss=f"{journal.last.total:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{journal.last.total:.3f}", run_left=bar.format_interval(journal.time_left),
+                            refresh=False)
             if position.batch < total:
                 if journal.signalled:
                     raise Stopped(journal.signalled)
@@ -84,15 +87,22 @@ def end_epoch(state: TrainingState, journal: Journal, snapshots: Snapshots, vali
         snapshots.save_epoch(state.contents(), position.epoch, options.NUM_EPOCHS)
     if validation and (position.epoch % options.VALIDATE_EVERY == 0 or position.epoch == options.NUM_EPOCHS):
         save(state, snapshots)  # all batches done: a run that goes on from here validates first
-        with stop.at_once():
-            scores = validation()
+        scores = validate(state, journal, validation, stop)
         if distributed.rank() == 0:
-            journal.log.log({"epoch": position.epoch, **scores}, position.step)
             snapshots.save_best(state.contents(), position.epoch, scores["val/J&F"], options.KEEP_BEST)
     position.epoch, position.batch = position.epoch + 1, 0
     save(state, snapshots)
     if journal.signalled:
         raise Stopped(journal.signalled)
+
+
+def validate(state: TrainingState, journal: Journal, validation: Validation, stop: StopRequest) -> dict[str, float]:
+    """Score the network as it is, and log it; `Stopped` meanwhile where a signal comes."""
+    with stop.at_once():
+        scores = validation()
+    if distributed.rank() == 0:
+        journal.log.log({"epoch": state.progress.trained_epoch, **scores}, state.progress.step)
+    return scores
 
 
 def save(state: TrainingState, snapshots: Snapshots) -> None:

@@ -44,7 +44,8 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
         help="split each batch into N parts to save memory; negatives and anchors stay in their part")
     add("--checkpoint-activations", action="store_true", help="activation checkpointing: less memory for more time")
     add("--compile", action="store_true", help="compile the network (takes a minute, pays on GPUs)")
-    add("--validate", metavar="LIST", help="labelled list (filelists/...) for J&F every TRAIN.VALIDATE_EVERY epochs")
+    add("--validate", metavar="LIST",
+        help="labelled list (filelists/...) for J&F before the first epoch and every TRAIN.VALIDATE_EVERY epochs")
     add("--resume", choices=["auto"], help="go on from the newest complete checkpoint with all that the run began with")
     add("--snapshot-dir", type=Path, default=Path("snapshots"))
     add("--logdir", type=Path, default=Path("logs"))

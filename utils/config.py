@@ -111,6 +111,7 @@ class TrainSettings:
 
     BATCH_SIZE: int = _at_least(1)
     NUM_EPOCHS: int = _at_least(1)
+    CLIPS_PER_EPOCH: int = _at_least(0)
     NUM_WORKERS: int = _key("a number of processes, 0 for none, -1 for as many as the machine has cores, at most 12",
                             lambda value: value >= -1)
     SAVE_EVERY_STEPS: int = _at_least(0)

@@ -81,3 +81,24 @@ class Meter:
         reading = {"clips_per_second": self._steps * self._batch_size / seconds, "data_wait": self._waited / seconds}
         self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
         return reading
+
+
+class Pace:
+    """How long the rest takes at the mean pace so far, whatever else the time went into.
+
+    The first step counts only until the second: it waits for all that begins with it.
+
+    Args:
+        done: steps that were done before.
+        total: steps of the whole.
+    """
+
+    def __init__(self, done: int, total: int):
+        self._total, self._mark, self._first = total, (time.perf_counter(), done), True
+
+    def left(self, done: int) -> float:
+        """Seconds from now, when so many steps are done, more than at the call before, to the end."""
+        now, (since, before) = time.perf_counter(), self._mark
+        if self._first:
+            self._mark, self._first = (now, done), False
+        return (now - since) / (done - before) * (self._total - done)
