@@ -6,7 +6,12 @@
 
 Writes into every results folder `global_results-<set>.csv`, `per-sequence_results-<set>.csv` and `results-<set>.json`
 (the unrounded values, of every frame too), always from the masks that are there now. Of several folders each is also
-compared with the first. All values are shares in [0,1], or differences of them.
+compared with the first. All values are shares in [0,1], or differences of them. The field's other tasks (joints: PCK;
+parts: mIoU) take the data set's folder, and write `results-<task>.json`:
+
+    python evaluation_method.py --task jhmdb --gt_path JHMDB --results_path output/merge_points
+    python evaluation_method.py --task badja --gt_path BADJA --results_path output/merge_points
+    python evaluation_method.py --task vip --gt_path VIP_Fine --results_path output/merge_vos
 """
 
 from __future__ import annotations
@@ -19,10 +24,11 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from evaluation.comparison import METRICS, Comparison, compare
+from evaluation.comparison import METRICS, Comparison, Difference, compare
 from evaluation.davis_evaluation import (
     TASKS,
     Evaluation,
@@ -33,27 +39,34 @@ from evaluation.davis_evaluation import (
     shorten,
 )
 from evaluation.report import write_report
+from evaluation.tasks import TASKS as OTHER_TASKS
+from evaluation.tasks import TaskEvaluation, difference, evaluate_task
 from evaluation.workers import available_processors
 from utils.errors import UserError, run_script
 from utils.files import refuse_existing, replacing
 from utils.names import NAME_RULE, is_name, told_apart
+from utils.run_record import features_used
 from utils.version import VERSION
+
+DAVIS_SET = "val"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"ColorNet {VERSION}")
-    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="default: %(default)s")
+    parser.add_argument("--task", choices=(*TASKS, *OTHER_TASKS), default=TASKS[0],
+                        help="default: %(default)s")
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--davis_path", metavar="DIR", help="DAVIS 2017: ImageSets/2017, Annotations/480p, "
                        "JPEGImages/480p (the pictures are for --report only)")
     truth.add_argument("--gt_path", metavar="DIR", help="any folder with one folder of masks a sequence: all sequences "
-                       "that the results have too, and all objects, each from where it appears")
+                       "that the results have too, and all objects, each from where it appears; or the folder of "
+                       f"the data set of --task {', '.join(OTHER_TASKS)}")
     parser.add_argument("--results_path", metavar="DIR", nargs="+", required=True,
-                        help="one or more folders with one folder of masks a sequence; others are compared with the "
-                        "first")
-    parser.add_argument("--set", default="val", help="list of sequences of --davis_path (val, train, test-dev, "
+                        help="one or more folders with one folder of masks a sequence, or one table of points; others "
+                        "are compared with the first")
+    parser.add_argument("--set", default=DAVIS_SET, help="list of sequences of --davis_path (val, train, test-dev, "
                         "2016-val), and the end of the files' names; default: %(default)s")
     parser.add_argument("--sequences", metavar="NAME", nargs="+", default=[], help="score these sequences alone")
     parser.add_argument("--include_first_last", action="store_true",
@@ -77,6 +90,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def print_tables(evaluations: list[Evaluation]) -> None:
     """The global table, a row a folder, then the objects of each folder."""
+    print_features([evaluation.results for evaluation in evaluations])
     columns = list(evaluations[0].means)
     rows = [[str(e.results), *(f"{value:.3f}" for value in e.means.values())] for e in evaluations]
     print(table(["Results", *columns], rows))
@@ -139,7 +153,8 @@ def as_json(evaluation: Evaluation, protocol: Protocol, comparison: Comparison |
         tracks = [{"id": k, "id_in_results": proposal, "J": per_frame(J), "F": per_frame(F)}
                   for k, proposal, J, F in zip(s.scores.ids, s.scores.proposals, s.scores.J, s.scores.F)]
         sequences[s.sequence] = {"frames": s.frames, "missing": s.missing, "objects": tracks}
-    return {"task": protocol.task, "first_and_last_frame": protocol.all_frames, "missing_frames": evaluation.n_missing,
+    return {"task": protocol.task, "features": features_of(evaluation.results),
+            "first_and_last_frame": protocol.all_frames, "missing_frames": evaluation.n_missing,
             "global": evaluation.means, "objects": objects, "sequences": sequences,
             "differences": comparison and comparison.as_json()}
 
@@ -157,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, score, write, print."""
     args = parse_arguments(argv)
     refuse_mistakes(args)
+    if args.task in OTHER_TASKS:
+        return evaluate_other_task(args)
     protocol = Protocol(args.task, args.include_first_last, args.allow_missing)
     if args.davis_path:
         truth = davis_ground_truth(args.davis_path, args.set, args.task, args.sequences)
@@ -176,8 +193,69 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nreport: {args.report}")
 
 
+def evaluate_other_task(args: argparse.Namespace) -> None:
+    """Score, write and print joints or parts."""
+    evaluations = evaluate_task(args.task, args.gt_path, args.results_path, args.sequences, args.workers)
+    first, *others = evaluations
+    differences = [{}, *(difference(first, other) for other in others)]
+    parts = OTHER_TASKS[args.task].part
+    for evaluation, found in zip(evaluations, differences):
+        values = {"task": args.task, "features": features_of(evaluation.results),
+                  "global": evaluation.means, parts: evaluation.parts, "sequences": evaluation.sequences,
+                  "differences": {"first": str(first.results), **{metric: d.as_json() for metric, d in found.items()}}
+                  if found else None}
+        write_text(evaluation.results / f"results-{args.task}.json", json.dumps(without_nan(values), indent=1))
+    print_task(evaluations, differences, parts)
+
+
+def print_task(evaluations: list[TaskEvaluation], differences: list[dict[str, Difference]], parts: str) -> None:
+    """The scores of each folder, what each has more than the first, then parts and sequences."""
+    metrics, names = list(evaluations[0].means), told_apart([evaluation.results for evaluation in evaluations])
+    print_features([evaluation.results for evaluation in evaluations])
+    print(table(["Results", *metrics], [[str(e.results), *(f"{value:.3f}" for value in e.means.values())]
+                                        for e in evaluations]))
+    if len(evaluations) > 1:
+        print(f"\ndifferences from {names[0]}: mean over sequences, standard error, 95 % of the bootstrap's means")
+        print(table(["Results", "Metric", "Mean", "Error", "From", "To"], [
+            [name, metric, f"{d.mean:+.3f}", f"{d.standard_error:.3f}", f"{d.low:+.3f}", f"{d.high:+.3f}"]
+            for name, found in zip(names[1:], differences[1:]) for metric, d in found.items()]))
+    for title, rows in ((parts, [e.parts for e in evaluations]), ("sequences", [e.sequences for e in evaluations])):
+        columns = [f"{name} {metric}".strip() for name in (names if len(names) > 1 else [""])
+                   for metric in next(iter(rows[0].values()))]
+        print("\n" + table([title, *columns], [[key, *(f"{value:.3f}" for row in rows for value in row[key].values())]
+                                              for key in rows[0]]))
+
+
+def print_features(folders: Sequence[Path]) -> None:
+    """Which features made each folder, of those that say it."""
+    for folder in folders:
+        if features := features_used(folder):
+            print(f"{folder}: features {features}")
+
+
+def features_of(folder: Path) -> dict[str, Any] | None:
+    """The features that made a folder as plain values, `null` where it does not say them."""
+    features = features_used(folder)
+    return features and features._asdict()
+
+
+def without_nan(values: Any) -> Any:
+    """Plain values with `null` for what is not scored."""
+    if isinstance(values, dict):
+        return {key: without_nan(value) for key, value in values.items()}
+    return None if isinstance(values, float) and np.isnan(values) else values
+
+
 def refuse_mistakes(args: argparse.Namespace) -> None:
     """`UserError` for options that contradict each other or would write where nobody expects it."""
+    if args.task in OTHER_TASKS:
+        stray = [option for option, given in (
+            ("--davis_path", args.davis_path), ("--set", args.set != DAVIS_SET), ("--report", args.report),
+            ("--include_first_last", args.include_first_last), ("--allow-missing", args.allow_missing),
+            ("--images_path", args.images_path), ("--overwrite", args.overwrite)) if given]
+        if stray:
+            raise UserError(f"--task {args.task} takes the data set's folder as --gt_path, --results_path and "
+                            f"--sequences; leave out {', '.join(stray)}")
     if not is_name(args.set):
         raise UserError(f"--set is {NAME_RULE}: it ends the names of the files; got {args.set!r:.80}")
     twice = [path for path in args.results_path if sum(os.path.samefile(path, other) for other in args.results_path

@@ -16,6 +16,10 @@ For a video of your own (inference/own_video.py), masks and an overlay video go 
 Points in the place of masks (inference/points.py) go to ./output/<its name>/points.csv and points.mp4:
 
     python infer_vos_dul.py --video clip.mp4 --points points.csv
+
+The joints of JHMDB or BADJA go to ./output/merge_points/<sequence>.csv, for evaluation_method.py --task:
+
+    python infer_vos_dul.py --badja BADJA --mask-output-dir ./output --resume MODEL
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ import argparse
 import functools
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,28 +36,28 @@ import numpy as np
 import torch
 
 from datasets.evaluation_video import ListedVideo
-from datasets.filelists import EvaluationSequence, find_list
+from datasets.filelists import find_list
 from datasets.own_video import open_video
 from datasets.points import read_points
 from datasets.video import result_name
 from inference.outputs import Look
 from inference.own_video import describe_source, read_job, save_frame, split_mask_word
 from inference.pipeline import Job, memory_advice
-from inference.points import write_points
+from inference.points import write_points, write_tables
 from inference.refinement import Refinement
-from inference.results import PRODUCTS, ResultFolder, describe_method
+from inference.results import PRODUCTS, ResultFolder, claim_tables, describe_method
 from inference.run import Preparation, Run, Task
-from inference.sources import add_sources, read_sequences, source_flag, source_record
+from inference.sources import add_sources, read_keypoints, read_sequences, source_flag, source_record, split_by_length
 from models import load_model
 from models.features import load_features, needs_model, weight_files
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings
-from utils.console import start_console
+from utils.console import parse_bytes, start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
-from utils.feature_spec import RANDOM
+from utils.feature_spec import RANDOM, folder_name
 from utils.files import refuse_existing
 from utils.masks import object_ids
 from utils.overlay import PALETTES
@@ -137,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     choose_model(args, settings.TEST.KEY)
     seed_everything(args.seed)
     device = resolve_device(args.device)
-    return (infer_points if args.points else infer_own_video if args.video else infer_list)(args, settings, device)
+    infer = infer_points if args.points else infer_keypoints if args.jhmdb or args.badja else infer_own_video \
+        if args.video else infer_list
+    return infer(args, settings, device)
 
 
 def choose_model(args: argparse.Namespace, spec: str) -> None:
@@ -168,13 +173,15 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
     if args.video and not (args.mask or args.points) and args.save_frame is None:
         raise UserError("--video needs --mask FILE, the objects of its first frame, or --points FILE; --save-frame 0 "
                         "writes that frame as PNG to paint objects on")
-    masks = {"--mask": args.mask, "--backward": args.backward, "--continue": args.keep_finished, "--write": args.write,
-             "--confidence-maps": args.confidence_maps}
-    if args.points and any(masks.values()):
-        raise UserError(f"{', '.join(name for name, given in masks.items() if given)} belong to masks, and --points is "
-                        "given; leave one of them out")
-    if args.video and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("torchrun splits the sequences of an --infer-list; a single --video takes one process")
+    joints = args.jhmdb or args.badja
+    masks = {"--mask": args.mask, "--backward": args.backward, "--continue": args.keep_finished and args.points,
+             "--write": args.write, "--confidence-maps": args.confidence_maps, "--clean": args.clean,
+             "--drop-lost": args.drop_lost, "--no-ids": args.no_ids, "--stamp": args.stamp}
+    if (args.points or joints) and any(masks.values()):
+        raise UserError(f"{', '.join(name for name, given in masks.items() if given)} belong to masks, and "
+                        f"{source if joints else '--points'} is given; leave one of them out")
+    if (args.video or joints) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"torchrun splits the sequences of an --infer-list; {source} takes one process")
     if args.adapt < 0:
         raise UserError(f"--adapt is a number of training steps, 0 or more; it is {args.adapt}")
     if args.fps is not None and not 0 < args.fps <= 1000:
@@ -245,6 +252,18 @@ def infer_points(args: argparse.Namespace, settings: Settings, device: torch.dev
     logger.info("%d points in %d frames are in %s", len(points), len(video), table)
 
 
+def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
+    """The videos of JHMDB or BADJA, with the joints of their first annotated frame."""
+    sequences = read_keypoints(args)
+    prepare = preparation(args, settings, device, StageClock(device))
+    folder, names = args.mask_output_dir / f"{folder_name(settings.TEST.KEY)}_points", [one.name for one in sequences]
+    with claim_tables(folder, names, describe(args, settings, device), keep=args.keep_finished,
+                      overwrite=args.overwrite) as todo, memory_advice():
+        write_tables([one for one in sequences if one.name in todo], folder, prepare, movies=not args.no_overlay,
+                     palette=args.palette, batch_size=batch_size(settings, device))
+    logger.info("points are in %s", folder)
+
+
 def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
     """The sequences of a list, shared by the processes."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -261,7 +280,7 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
                                  {"frames": str(video.path.resolve())})
         tasks[files.masks] = Task(Job(video, video.masks, correct=False), video.saved, files)
     inputs = [*common_inputs(args, root), *(file for sequence in share for frame in sequence.frames
-                                            for file in (frame.image, frame.mask))]
+                                            for file in (frame.image, frame.mask) if file)]
     record = describe(args, settings, device)
     with results.claim([task.files for task in tasks.values()], record, inputs=inputs, keep=args.keep_finished,
                        overwrite=args.overwrite) as todo:
@@ -313,17 +332,6 @@ def size_in_words(settings: Settings) -> str:
     return f"{width}x{height}" if width else f"a short side of {short}" if short else "their own size"
 
 
-def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> list[list[EvaluationSequence]]:
-    """One list of sequences a process: the longest first, each to the process with the fewest frames so far."""
-    shares: list[list[EvaluationSequence]] = [[] for _ in range(processes)]
-    frames = [0] * processes
-    for sequence in sorted(sequences, key=lambda sequence: -len(sequence.frames)):
-        least = frames.index(min(frames))
-        shares[least].append(sequence)
-        frames[least] += len(sequence.frames)
-    return shares
-
-
 def describe(args: argparse.Namespace, settings: Settings, device: torch.device) -> dict[str, Any]:
     """What runs, for `run.json`; `method` is what the masks depend on."""
     method = describe_method(settings.TEST, args.resume, precision=args.precision, search=args.propagation,
@@ -335,14 +343,6 @@ def describe(args: argparse.Namespace, settings: Settings, device: torch.device)
     return {"exp": args.exp, "run": args.run, **source, "preset": args.preset,
             "model": args.resume and str(args.resume), "seed": args.seed, "device": str(device), "version": VERSION,
             "torch": torch.__version__, "method": method}
-
-
-def parse_bytes(text: str) -> int:
-    """`1.5GB`, `800MB`, `64KB` or a plain number of bytes to bytes; powers of 1000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"a memory size is a positive number with KB, MB or GB; it is {text!r}")
-    return int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
 
 
 if __name__ == "__main__":

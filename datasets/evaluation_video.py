@@ -56,10 +56,10 @@ class ListedVideo(OwnVideo):
 
 
 class _ListedMasks(Mapping[int, np.ndarray]):
-    def __init__(self, video: ListedVideo, files: list[Path]):
-        folders = {folder: _names(folder) for folder in {file.parent for file in files}}
+    def __init__(self, video: ListedVideo, files: list[Path | None]):
+        folders = {folder: _names(folder) for folder in {file.parent for file in files if file}}
         # Whatever stands there by that name is a mask: a broken link or a folder is refused when it is read.
-        there = {number: file for number, file in enumerate(files) if file.name in folders[file.parent]}
+        there = {number: file for number, file in enumerate(files) if file and file.name in folders[file.parent]}
         self._video, self._files = video, {0: files[0]} | there
 
     def __getitem__(self, number: int) -> np.ndarray:

@@ -27,10 +27,10 @@ class Video(NamedTuple):
 
 
 class EvaluationFrame(NamedTuple):
-    """One line of an evaluation list; `mask` may name a file that does not exist: no new object in this frame."""
+    """One line of an evaluation list; a `mask` that is None or does not exist: no new object in this frame."""
 
     image: Path
-    mask: Path
+    mask: Path | None
     save: bool
 
 

@@ -42,6 +42,7 @@ class BadjaFrame(NamedTuple):
     """An annotated frame of BADJA."""
 
     image: Path  # as the file has it, from the data set's folder
+    mask: Path  # of the animals, likewise
     joints: dict[str, tuple[float, float]]  # visible ones of `BADJA_JOINTS`: (x, y) in the original picture
 
 
@@ -75,9 +76,9 @@ def read_badja(path: str | Path) -> list[BadjaFrame]:
         for entry in json.loads(Path(path).read_text(encoding="utf-8")):
             joints = {str(i): (float(entry["joints"][i][1]), float(entry["joints"][i][0])) for i in BADJA_JOINTS
                       if entry["visibility"][i]}
-            frames.append(BadjaFrame(Path(entry["image_path"]), joints))
+            frames.append(BadjaFrame(Path(entry["image_path"]), Path(entry["segmentation_path"]), joints))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"BADJA's annotations are a JSON list with image_path, joints and "
+        raise UserError(f"BADJA's annotations are a JSON list with image_path, segmentation_path, joints and "
                         f"visibility of each frame; {path} is not ({error!r}); take the published file") from error
     if not frames:
         raise UserError(f"{path} annotates no frame; take the published file")
@@ -92,6 +93,23 @@ def write_rows(path: Path, rows: Iterable[PointRow]) -> None:
         for row in rows:
             numbers = ["" if math.isnan(value) else f"{value:.3f}" for value in (row.x, row.y, row.similarity)]
             writer.writerow([row.frame, f"{row.time:.6f}", row.point, *numbers, int(row.visible)])
+
+
+def read_tracks(path: Path) -> dict[tuple[int, str], tuple[float, float]]:
+    """Where a table of `write_rows` has each point, by frame and name: (x, y) [pixels], NaN where it is lost.
+
+    A point below 0 is lost, too, as CRW's release writes it. `UserError` for another file and for a point that a frame
+    has twice.
+    """
+    tracks = {}
+    for row in _table(path, ("frame", "point", "x", "y")):
+        x, y = (_number(row[key] or "nan", path) for key in "xy")
+        place = _whole(row["frame"], path), row["point"].strip()
+        if place in tracks:
+            raise UserError(f"a frame has each point once; {path} has {place[1]!r} of frame {place[0]} twice; remove "
+                            "one of its lines")
+        tracks[place] = (x, y) if x >= 0 and y >= 0 else (math.nan, math.nan)
+    return tracks
 
 
 def _read_csv(path: Path) -> list[Point]:

@@ -2,6 +2,7 @@
 
     DAVIS          ROOT/ImageSets/<year>/<set>.txt   ROOT/JPEGImages/480p/<sequence>   ROOT/Annotations/480p/<sequence>
     YouTube-VOS    ROOT/meta.json                    ROOT/JPEGImages/<sequence>        ROOT/Annotations/<sequence>
+    VIP            ROOT/lists/val_videos.txt         ROOT/Images/<sequence>            ROOT/Annotations/Category_ids/...
     folder pair    -                                 FRAMES/<sequence>                 MASKS/<sequence>
 """
 
@@ -28,6 +29,7 @@ from utils.values import parse_json, read_text
 logger = logging.getLogger(__name__)
 
 DAVIS_IMAGES, DAVIS_MASKS = "JPEGImages/480p", "Annotations/480p"
+VIP_MASKS = "Annotations/Category_ids"
 
 
 def davis_names(root: str | Path, set_name: str, year: str = "2017") -> list[str]:
@@ -56,6 +58,29 @@ def read_youtube_vos(root: str | Path, sequences: Sequence[str] = ()) -> list[Ev
     names = chosen(list(videos), sequences, f"{root}/meta.json")
     firsts = {name: [frames[0] for frames in videos[name].values()] for name in names}
     return _sequences(names, Path(root, "JPEGImages"), Path(root, "Annotations"), firsts=firsts)
+
+
+def vip_names(root: str | Path) -> list[str]:
+    """The videos of VIP's validation set; its list may have folders before their names."""
+    listing = Path(root, "lists", "val_videos.txt")
+    try:
+        names = [line.strip().rstrip("/").rpartition("/")[2] for line in read_text(listing).splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"VIP's folder (VIP_Fine) has the list lists/val_videos.txt; {listing} cannot be read "
+                        f"({error}); give that folder") from None
+    wrong = [name for name in names if name and not is_name(name)]
+    if wrong or not any(names):
+        raise UserError(f"{listing} has one video a line, {NAME_RULE}; it has {wrong[0] if wrong else 'none'!r:.80}; "
+                        "download it anew")
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def read_vip(root: str | Path, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
+    """The videos of VIP's validation set, or those of them that are named: parts of the first frame's mask alone."""
+    names = chosen(vip_names(root), sequences, f"{root}/lists/val_videos.txt")
+    found = _sequences(names, Path(root, "Images"), Path(root, VIP_MASKS), from_first_frame=True)
+    return [EvaluationSequence(sequence.name, [frame if i == 0 else frame._replace(mask=None)
+                                               for i, frame in enumerate(sequence.frames)]) for sequence in found]
 
 
 def read_folder_pair(frames: str | Path, masks: str | Path, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
@@ -123,12 +148,16 @@ def _sequences(names: Sequence[str], images: Path, masks: Path, *, from_first_fr
         found.append(EvaluationSequence(name, [
             EvaluationFrame(path, given.get(stem, places[1] / f"{stem}.png"), True)
             for stem, path in list(frames.items())[begin:]]))
-    if problems:
-        whole = " ".join(sequence.name for sequence in found)
-        part = f", or take those that are whole: --sequences {whole}" * bool(whole)
-        raise UserError(f"{len(problems)} of {len(names)} sequences are not whole; complete them{part}\n  " +
-                        "\n  ".join(problems))
+    refuse_incomplete(problems, [sequence.name for sequence in found])
     return found
+
+
+def refuse_incomplete(problems: Sequence[str], whole: Sequence[str]) -> None:
+    """One `UserError` for the lines of all sequences that lack something; it names those that are whole."""
+    if problems:
+        part = f", or take those that are whole: --sequences {' '.join(whole)}" * bool(whole)
+        raise UserError(f"{len(problems)} of {len(problems) + len(whole)} sequences are not whole; complete them{part}"
+                        "\n  " + "\n  ".join(problems))
 
 
 def _lacking(frames: Collection[str], given: Collection[str], due: Sequence[str], places: Sequence[Path]) -> list[str]:

@@ -27,6 +27,11 @@ class Difference(NamedTuple):
     low: float
     high: float
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; null where there is no error or interval."""
+        return {"mean": self.mean, "standard_error": _or_null(self.standard_error),
+                "interval_95": [_or_null(self.low), _or_null(self.high)]}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -46,9 +51,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """Plain values; null where there is no error or interval."""
         named = lambda values: dict(zip(METRICS, values.tolist()))
-        plain = lambda d: {"mean": d.mean, "standard_error": _or_null(d.standard_error),
-                           "interval_95": [_or_null(d.low), _or_null(d.high)]}
-        return {"first": str(self.first.results), "means": {name: plain(d) for name, d in self.means.items()},
+        return {"first": str(self.first.results), "means": {name: d.as_json() for name, d in self.means.items()},
                 "sequences": {name: named(values) for name, values in self.sequences.items()},
                 "objects": {name: {str(k): named(values) for k, values in objects.items()}
                             for name, objects in self.objects.items()}}

@@ -110,7 +110,8 @@ class Evaluation:
         return sum(len(sequence.missing) for sequence in self.sequences)
 
 
-def _folder(path: str | Path, flag: str, content: str) -> Path:
+def existing_folder(path: str | Path, flag: str, content: str) -> Path:
+    """The folder that an option names; `UserError`, which says what it holds, where there is none."""
     if not os.path.isdir(path):
         raise UserError(f"{flag} is a folder that holds {content}; {path} does not exist; check the path")
     return Path(path)
@@ -121,7 +122,7 @@ def davis_ground_truth(root: str | Path, subset: str, task: str, sequences: Sequ
 
     `UserError` where a part of it is not there.
     """
-    root = _folder(root, "--davis_path", "ImageSets/, Annotations/ and JPEGImages/")
+    root = existing_folder(root, "--davis_path", "ImageSets/, Annotations/ and JPEGImages/")
     unsupervised = task == "unsupervised"
     names = davis_names(root, subset, "2019" if unsupervised and subset.startswith("test") else "2017")
     masks = root / ("Annotations_unsupervised" if unsupervised else "Annotations") / "480p"
@@ -134,8 +135,8 @@ def davis_ground_truth(root: str | Path, subset: str, task: str, sequences: Sequ
 def folder_ground_truth(masks: str | Path, results: Sequence[str | Path],
                         sequences: Sequence[str] = ()) -> GroundTruth:
     """The sequences that a folder of true masks shares with all of the results folders, or those that are named."""
-    results = [_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
-    masks = _folder(masks, "--gt_path", "one folder of index PNGs a sequence")
+    results = [existing_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
+    masks = existing_folder(masks, "--gt_path", "one folder of index PNGs a sequence")
     known = visible_folders(masks)
     shared = set(known).intersection(*map(visible_folders, results))
     if not shared:
@@ -154,7 +155,7 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
     `UserError` lists it all. What the folders' listings already show stops the scoring from the start.
     """
     protocol = protocol or Protocol()
-    folders = [_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
+    folders = [existing_folder(folder, "--results_path", "one folder of masks a sequence") for folder in results]
     jobs = [_Job.find(folder, name, truth, protocol) for folder in folders for name in truth.sequences]
     run = partial(_run, from_first_frame=truth.from_first_frame, protocol=protocol,
                   score=not any(job.problems for job in jobs))

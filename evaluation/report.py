@@ -18,6 +18,7 @@ from utils.masks import DAVIS_PALETTE, read_mask
 from utils.names import told_apart
 from utils.overlay import overlay
 from utils.pictures import read_frame
+from utils.run_record import features_used
 
 WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]
@@ -88,6 +89,8 @@ def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path,
     title = f"J&F of {names[0]}" if len(names) == 1 else f"J&F of {len(names)} results"
     first = evaluations[0]
     frames = sum(len(sequence.frames) for sequence in first.sequences)
+    features = [f"<p>{escape(name)}: features {escape(str(used))}</p>" for name, e in zip(names, evaluations)
+                if (used := features_used(e.results))]
     missing = [f"<p class=warning>{escape(name)}: {e.n_missing} missing frames counted as empty masks</p>"
                for name, e in zip(names, evaluations) if e.n_missing]
     sequences = [_sequence_section(names, results, evaluations, truth, images)
@@ -97,7 +100,7 @@ def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path,
 <title>{escape(title)}</title><style>{STYLE}</style>
 <h1>{escape(title)}</h1>
 <p>{first.sequences[0].task}: {len(first.sequences)} sequences, {len(first.objects)} objects, {frames} frames,
-ground truth {escape(str(truth.masks))}; shares in [0,1]</p>{"".join(missing)}
+ground truth {escape(str(truth.masks))}; shares in [0,1]</p>{"".join(features)}{"".join(missing)}
 <h2>All objects</h2>{_global_table(names, evaluations)}{_difference_table(names, comparisons)}
 <h2>Object by object</h2><p>A heading sorts by its column; a name leads to its sequence.
 {f"Other results: J&amp;F more or less than {escape(names[0])}." * bool(comparisons)}</p>

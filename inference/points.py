@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets.keypoint_sets import KeypointSequence
+from datasets.own_video import open_video
 from datasets.points import Point, PointRow, write_rows
 from datasets.video import OwnVideo
+from inference.run import Preparation
 from inference.writer import VideoWriter
 from models.propagation import VideoPropagator
 from utils.files import replacing
@@ -26,6 +30,8 @@ STRONGEST = 3  # cells whose weighted mean is a point's position
 
 VISIBLE_FROM = 0.1  # label of a point's strongest cell; a heat map that is spread wider has lost it
 DOT_SHARE = 1 / 120  # of the picture's height: a point's radius
+
+logger = logging.getLogger(__name__)
 
 
 def carry_points(video: OwnVideo, points: Sequence[Point], new_propagator: Callable[[], VideoPropagator], *,
@@ -68,6 +74,17 @@ def write_points(video: OwnVideo, points: Sequence[Point], new_propagator: Calla
             if movie:
                 writer.write(draw_points(frame, own, names, palette=palette), video.time(number))
     write_rows(table, rows)
+
+
+def write_tables(sequences: Sequence[KeypointSequence], folder: Path, prepare: Preparation, *, movies: bool,
+                 palette: str = "davis", batch_size: int = 1) -> None:
+    """Carry the given joints of each sequence and write `<folder>/<sequence>.csv`, and with `movies` the same .mp4."""
+    for number, sequence in enumerate(sequences, start=1):
+        video, table = open_video(sequence.folder), folder / f"{sequence.name}.csv"
+        write_points(video, sequence.given, prepare(video.frames(), len(video)), table,
+                     table.with_suffix(".mp4") if movies else None, palette=palette, batch_size=batch_size)
+        logger.info("%s: %d points in %d frames, sequence %d of %d", sequence.name, len(sequence.given), len(video),
+                    number, len(sequences))
 
 
 def heat_maps(points: Sequence[Point], size: tuple[int, int], features: Tensor, align_corners: bool) -> Tensor:

@@ -18,11 +18,11 @@ from utils.errors import UserError
 from utils.feature_spec import RANDOM, folder_name
 from utils.files import claimed, replacing, sync_files
 from utils.masks import read_mask
+from utils.run_record import RECORD
 
 # What can be written beside the masks: a JPEG a frame with the objects laid over, the same as a video, a sheet of some
 # frames, a table of each object's confidence, and a JPEG a frame that shows it.
 PRODUCTS = ("overlays", "video", "sheet", "confidence", "maps")
-RECORD = "run.json"
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,34 @@ class ResultFolder:
             with replacing(self.masks / RECORD) as temporary:
                 temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             yield todo
+
+
+@contextmanager
+def claim_tables(folder: Path, names: Sequence[str], record: dict[str, Any], *, keep: bool = False,
+                 overwrite: bool = False) -> Iterator[list[str]]:
+    """Make room for `<folder>/<name>.csv`, put `record` into `<folder>/run.json`, hold the folder meanwhile.
+
+    Nothing is lost unasked, as in `ResultFolder.claim`, and the tables of a folder come from one `record["method"]`.
+
+    Yields:
+        those of `names` whose table is not there, which with `keep` means that it is finished.
+    """
+    with claimed(folder):
+        there = {file.stem for file in folder.glob("*.csv")}
+        old = [name for name in names if name in there]
+        if old and not (folder / RECORD).exists():
+            raise UserError(f"only results of this program are replaced, and no {RECORD} in {folder} says that "
+                            f"{old[0]}.csv is one; move it away or choose another --mask-output-dir")
+        if old and not keep and not overwrite:
+            raise UserError(f"results are not overwritten unasked, and {folder / old[0]}.csv exists; give --continue "
+                            "to make what is missing, --overwrite to replace it, or another --mask-output-dir")
+        if there - set(old if overwrite else ()):
+            _refuse_other_method(folder / RECORD, record["method"])
+        for name in old if overwrite else ():
+            (folder / f"{name}.csv").unlink()
+        with replacing(folder / RECORD) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        yield [name for name in names if name not in there or overwrite]
 
 
 def describe_method(settings: TestSettings, model: str | Path | None, *, precision: str = "fp32",

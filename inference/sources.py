@@ -1,13 +1,15 @@
-"""Where the sequences of a run come from: a list, DAVIS, YouTube-VOS, or a pair of folders."""
+"""Where the sequences of a run come from: a list, a data set, or a pair of folders."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
-from datasets.video_sets import chosen, read_davis, read_folder_pair, read_youtube_vos
+from datasets.keypoint_sets import KeypointSequence, read_badja_set, read_jhmdb_set
+from datasets.video_sets import chosen, read_davis, read_folder_pair, read_vip, read_youtube_vos
 from utils.errors import UserError
 
 DAVIS_SET = "val"
@@ -20,6 +22,9 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     one("--davis_path", metavar="DIR", help="DAVIS: the sequences of --set_name")
     one("--youtube_vos", metavar="DIR", help="YouTube-VOS: the videos of DIR/meta.json, each from its first object on")
     one("--frames", metavar="DIR", help="a folder of pictures for each sequence, and --masks DIR with its first mask")
+    one("--vip", metavar="DIR", help="VIP (DIR is VIP_Fine): parts of people, of lists/val_videos.txt")
+    one("--jhmdb", metavar="DIR", help="JHMDB: joints of people, the test videos of split 1; CSV to <key>_points")
+    one("--badja", metavar="DIR", help="BADJA: joints of animals; CSV to <key>_points")
     one("--video", metavar="PATH", help="a video file, or a folder of pictures")
     parser.add_argument("--set_name", metavar="SET", help="of --davis_path: val, train, test-dev or 2016-val (default: "
                         f"{DAVIS_SET})")
@@ -29,8 +34,8 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 
 def source_flag(args: argparse.Namespace) -> str:
     """The option that says where the sequences are. `UserError` for options that belong to another one."""
-    flag = next(flag for flag in ("--infer-list", "--davis_path", "--youtube_vos", "--frames", "--video")
-                if getattr(args, flag.strip("-").replace("-", "_")))
+    flag = next(flag for flag in ("--infer-list", "--davis_path", "--youtube_vos", "--frames", "--vip", "--jhmdb",
+                                  "--badja", "--video") if getattr(args, flag.strip("-").replace("-", "_")))
     for option, value, owner in (("--set_name", args.set_name, "--davis_path"), ("--masks", args.masks, "--frames")):
         if value and flag != owner:
             raise UserError(f"{option} belongs to {owner}, and {flag} is given; leave one of them out")
@@ -47,13 +52,32 @@ def read_sequences(args: argparse.Namespace, root: str | Path) -> list[Evaluatio
         return read_davis(args.davis_path, args.set_name or DAVIS_SET, args.sequences)
     if args.youtube_vos:
         return read_youtube_vos(args.youtube_vos, args.sequences)
+    if args.vip:
+        return read_vip(args.vip, args.sequences)
     if args.frames:
         return read_folder_pair(args.frames, args.masks, args.sequences)
     listed = {sequence.name: sequence for sequence in read_evaluation_list(find_list(args.infer_list, root), root)}
     return [listed[name] for name in chosen(list(listed), args.sequences, args.infer_list)]
 
 
+def read_keypoints(args: argparse.Namespace) -> list[KeypointSequence]:
+    """The videos of JHMDB or BADJA that the options name. `UserError` where any lacks its files."""
+    return read_jhmdb_set(args.jhmdb, args.sequences) if args.jhmdb else read_badja_set(args.badja, args.sequences)
+
+
 def source_record(args: argparse.Namespace) -> dict[str, Any]:
     """The options that name the sequences, for `run.json`."""
-    names = ("infer_list", "davis_path", "set_name", "youtube_vos", "frames", "masks", "sequences")
+    names = ("infer_list", "davis_path", "set_name", "youtube_vos", "frames", "masks", "vip", "jhmdb", "badja",
+             "sequences")
     return {name: value for name in names if (value := getattr(args, name))}
+
+
+def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> list[list[EvaluationSequence]]:
+    """One list of sequences a process: the longest first, each to the process with the fewest frames so far."""
+    shares: list[list[EvaluationSequence]] = [[] for _ in range(processes)]
+    frames = [0] * processes
+    for sequence in sorted(sequences, key=lambda sequence: -len(sequence.frames)):
+        least = frames.index(min(frames))
+        shares[least].append(sequence)
+        frames[least] += len(sequence.frames)
+    return shares

@@ -96,6 +96,18 @@ def test_a_page_is_self_contained_and_says_what_was_found(pages, kind, results):
     assert ("object 4" in found.text) == (results == 1)
 
 
+def test_the_features_are_named(pages, tmp_path):
+    results = [tmp_path / name for name in NAMES]
+    (results[1] / "run.json").write_text(json.dumps({"model": "some/S.pth", "method": {
+        "KEY": "merge+0.5*dino", "model_sha256": "01234567" + 56 * "f", "feature_weights": {"dino": "89abcdef" * 8}}}))
+    (results[0] / "run.json").write_text("{}")
+    truth = folder_ground_truth(tmp_path / "gt", results)
+    write_report(tmp_path / "features.html", evaluate_folders(results, truth, Protocol(allow_missing=True)), truth)
+    lines = [line for line in (tmp_path / "features.html").read_text().splitlines() if ": features " in line]
+    assert len(lines) == 1
+    assert f"{html.escape(NAMES[1])}: features merge+0.5*dino (S.pth 01234567, dino 89abcdef)</p>" in lines[0]
+
+
 def test_nine_results_are_told_apart_by_what_differs(pages):
     found = Elements(pages["nine"].read_text())
     heads = [head["title"] for head in found.all("td") if "title" in head]
