@@ -21,7 +21,7 @@ from utils.files import replacing
 REFERENCE = REPOSITORY / "docs/CLI.md"
 COMMANDS = ("trainColorNetDUL_benchmark", "infer_vos_dul", "evaluation_method", "tools.annotate", "tools.export",
             "tools.prepare_data", "tools.demo", "tools.select_checkpoint", "tools.publish_model", "tools.plot_curves",
-            "tools.export_submission")
+            "tools.export_submission", "tools.export_onnx")
 INTRODUCTION = """# Commands and their options
 
 Made from the commands by `make docs`; a test compares. `--help` prints the same. Keys of `--set` and of the training
