@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     refuse_contradictions(args)
     start_console()
     if args.save_frame is not None:
-        return save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
+        save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
+        return None
     settings = load_settings(
         args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
@@ -195,7 +196,7 @@ def preparation(args: argparse.Namespace, settings: Settings, device: torch.devi
     build = functools.partial(build_propagator, settings=settings.TEST, method=args.propagation,
                               precision=args.precision, max_memory=args.max_memory)
     build(features)  # refuses what is wrong in the settings
-    if not args.adapt:
+    if model is None or not args.adapt:
         return lambda frames, total: functools.partial(build, features)
     adaptation = Adaptation(model, args.resume, settings, steps=args.adapt, seed=args.seed)
 

@@ -18,11 +18,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from datasets import build_loader, build_train_dataset
 from losses import build_objective
 from models import build_model, load_weights
+from models.colornet import ColorNet
 from models.convolution import use_winograd
 from models.resnet import BasicBlock
 from training.averages import RunningAverage
@@ -42,7 +43,7 @@ from training.validation import Validation
 from utils import distributed
 from utils.config import DEFAULT_TRAIN_CONFIG, Settings, TrainConfig, load_train_config, resolved
 from utils.console import start_console
-from utils.device import resolve_device
+from utils.device import channels_last, resolve_device
 from utils.errors import UserError, run_script
 from utils.files import claimed
 from utils.seed import seed_everything
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, train_config: TrainConfig, settings: Settings,
     state = TrainingState(
         model=model, average=RunningAverage(model, settings.TRAIN.EMA) if settings.TRAIN.EMA else None,
         optimiser=build_optimiser(model, settings),
-        scaler=torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"), progress=Progress(),
+        scaler=GradScaler(device.type, enabled=args.precision == "fp16"), progress=Progress(),
         origin=origin | {"data": dataset.summary})
     validation = Validation(args.validate, settings.DATASET.ROOT, settings.TEST, model) if args.validate else None
     take_up(state, saved, snapshots, log, batches=len(loader))
@@ -116,14 +117,16 @@ def run(args: argparse.Namespace, train_config: TrainConfig, settings: Settings,
         logger.info("done: %s is the mean of the last epochs", snapshots.final)
 
 
-def prepare_model(model: nn.Module, args: argparse.Namespace, device: torch.device, *, begins: bool) -> nn.Module:
+def prepare_model(model: ColorNet, args: argparse.Namespace, device: torch.device, *, begins: bool) -> ColorNet:
     """The network in train mode on its device, as the options and the number of processes ask.
 
     `begins` is false where a checkpoint's weights will take the place of all others.
     """
     if args.init and begins:
         load_weights(model, args.init)
-    model = distributed.synchronise_batch_norm(model.to(device, memory_format=torch.channels_last).train())
+    model.to(device).train()
+    channels_last(model)
+    distributed.synchronise_batch_norm(model)
     if args.checkpoint_activations:
         checkpoint_activations(module for module in model.modules() if isinstance(module, BasicBlock))
     if args.compile:

@@ -96,8 +96,8 @@ def _cut(frame: np.ndarray, hints: np.ndarray) -> np.ndarray:
     labels = cv2.resize(seen, size, interpolation=cv2.INTER_NEAREST)
     sure = np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any() and np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).any()
     if sure:  # its colour models need pixels of both kinds
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(np.ascontiguousarray(small), labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        whole, models = (0, 0, 0, 0), (np.zeros((1, 65)), np.zeros((1, 65)))  # the mask, not a box, says where
+        cv2.grabCut(np.ascontiguousarray(small), labels, whole, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     own = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
     large = cv2.resize(own, seen.shape[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
     mask = np.zeros(hints.shape, bool)

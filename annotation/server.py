@@ -78,9 +78,9 @@ class Server:
         if origin is not None and origin.removeprefix("http://") not in self._hosts:
             return _refusal(403, "requests of other pages are refused")
         if request.path == "/" and self._is_token(request.query.get("token", "")):
-            answer = web.HTTPSeeOther("/")
-            answer.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
-            return answer
+            welcome = web.HTTPSeeOther("/")
+            welcome.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+            return welcome
         if not self._is_token(request.cookies.get(self._cookie, "")):
             return _refusal(403, "open the address that the command printed: it has the token")
         if request.method != "GET" and request.headers.get("X-Annotation") != "1":

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from datasets.filelists import files_by_stem
-from datasets.own_video import OwnVideo
+from datasets.video import OwnVideo
 from utils.errors import UserError
 from utils.files import replacing
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask, write_mask
@@ -67,7 +67,7 @@ class Session:
     def frame(self, number: int) -> np.ndarray:
         """Frame `number`, uint8 RGB [H,W,3]; `KeyError` where there is none."""
         self._refuse_unknown(number)
-        return next(self.video.frames(number, number + 1))
+        return self.video.frame(number)
 
     def picture(self, number: int) -> bytes:
         """Frame `number` as JPEG; `KeyError` where there is none."""

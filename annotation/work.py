@@ -49,7 +49,8 @@ class Work:
         self._progress: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._both, self._error = False, ""
-        self._model, self._new_propagator = "the model is being loaded", None
+        self._model = "the model is being loaded"
+        self._new_propagator: Callable[[], VideoPropagator] | None = None
         self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self._loading.start()
 
@@ -59,7 +60,8 @@ class Work:
         masks = self._session.given_masks()
         if direction not in DIRECTIONS:
             raise UserError(f"masks are carried {', '.join(DIRECTIONS)}; not {direction!r:.40}")
-        if self._new_propagator is None:
+        new_propagator = self._new_propagator
+        if new_propagator is None:
             raise UserError(self._model)
         if not masks:
             raise UserError("masks are carried from a frame on which something is drawn; draw an object first")
@@ -71,7 +73,7 @@ class Work:
             self._progress, self._error = {"done": 0, "total": 1, "seconds_left": None}, ""
         self._stop.clear()
         self._both = direction != "forward"
-        self._thread = threading.Thread(target=self._run, args=(direction, masks), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(direction, masks, new_propagator), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -132,9 +134,9 @@ class Work:
             logger.exception("loading the model")
             self._model = f"the model could not be loaded: {error}"
 
-    def _run(self, direction: str, masks: dict[int, np.ndarray]) -> None:
+    def _run(self, direction: str, masks: dict[int, np.ndarray], new_propagator: Callable[[], VideoPropagator]) -> None:
         try:
-            for result in self._results(direction, masks):
+            for result in self._results(direction, masks, new_propagator):
                 self._keep(result)
                 if self._stop.is_set():
                     break
@@ -147,7 +149,8 @@ class Work:
             self._write_table()
             self._progress = None
 
-    def _results(self, direction: str, masks: dict[int, np.ndarray]) -> Iterator[FrameResult]:
+    def _results(self, direction: str, masks: dict[int, np.ndarray],
+                 new_propagator: Callable[[], VideoPropagator]) -> Iterator[FrameResult]:
         """The frames whose results change, as they come."""
         job = Job(self._session.video, masks, backward=direction != "forward")
         forward, backward = (Pass(job, backward=back, folder=self._files.passes / ("backward" if back else "forward"),
@@ -155,19 +158,19 @@ class Work:
         left = [len(one.order) - one.done for one, wanted in
                 ((backward, direction != "forward"), (forward, direction != "backward")) if wanted]
         self._watch, self._table_due = LostWatch(), 0.0
-        self._began, self._total = time.monotonic(), max(1, sum(left))
+        self._began, self._done, self._total = time.monotonic(), 0, max(1, sum(left))
         if direction != "forward":
-            for result in backward.carry(self._new_propagator()):
+            for result in backward.carry(new_propagator()):
                 self._count()
                 # Between two masks this is half of the answer, which is better than none until the other half is there.
                 if result.number < job.first or not self._session.has_result(result.number):
                     yield result
         whole, before = backward.done == len(backward.order), forward.done
         if not whole:
-            fresh = forward.carry(self._new_propagator()) if direction == "forward" else iter(())
+            fresh = forward.carry(new_propagator()) if direction == "forward" else iter(())
         else:
             known = job.first + forward.done
-            both = merged(job, forward, backward, self._new_propagator())
+            both = merged(job, forward, backward, new_propagator())
             fresh = both if direction != "backward" else islice(both, known)
         for result in fresh:
             if forward.done > before:  # not one that was known
@@ -176,9 +179,9 @@ class Work:
             yield result
 
     def _count(self) -> None:
-        done, seconds = self._progress["done"] + 1, time.monotonic() - self._began
-        self._progress = {"done": done, "total": self._total,
-                          "seconds_left": seconds / done * max(0, self._total - done)}
+        self._done, seconds = self._done + 1, time.monotonic() - self._began
+        self._progress = {"done": self._done, "total": self._total,
+                          "seconds_left": seconds / self._done * max(0, self._total - self._done)}
 
     def _keep(self, result: FrameResult) -> None:
         """The result of a frame to disk, and its confidence to the table."""

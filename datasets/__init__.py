@@ -15,6 +15,7 @@ from datasets.index import index_videos, keep_index, log_index
 from datasets.loader import Batch, BatchLoader, default_workers, read_batch
 from datasets.training import MixedClips, TrainingClips
 from datasets.views import ColorViews, DenseViews, ViewGeometry
+from utils.config import DatasetSettings, Settings, TrainConfig
 from utils.errors import UserError
 
 __all__ = ["Batch", "BatchLoader", "build_adaptation_dataset", "build_loader",
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 TRAINING_LIST = "filelists/train_ytvos"
 
 
-def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> TrainingClips | MixedClips:
+def build_train_dataset(settings: Settings, train_config: TrainConfig, *, coco: bool,
+                        seed: int) -> TrainingClips | MixedClips:
     """Build the data that a configuration names: videos, with `coco` stills, or both by STILLS_SHARE.
 
     `UserError` where there is none.
@@ -42,18 +44,18 @@ def build_train_dataset(settings, train_config, *, coco: bool, seed: int) -> Tra
                         f"STILLS_SHARE is {options.STILLS_SHARE}; leave one out")
     parts = []
     if not coco:
-        source, summary = _build_video_clips(options, length)
-        parts.append(TrainingClips(source, build_recipes(options, train_config, turned=False), seed=seed,
+        videos, summary = _build_video_clips(options, length)
+        parts.append(TrainingClips(videos, build_recipes(options, train_config, turned=False), seed=seed,
                                    summary=summary))
     if coco or options.STILLS_SHARE:
-        source = StillClips(list_stills(options.ROOT, options.STILLS), length)
-        parts.append(TrainingClips(source, build_recipes(options, train_config, turned=True), seed=seed, summary={
-            "source": str(Path(options.ROOT, options.STILLS)), "stills": len(source)}))
+        stills = StillClips(list_stills(options.ROOT, options.STILLS), length)
+        parts.append(TrainingClips(stills, build_recipes(options, train_config, turned=True), seed=seed, summary={
+            "source": str(Path(options.ROOT, options.STILLS)), "stills": len(stills)}))
     return parts[0] if len(parts) == 1 else MixedClips(*parts, share=options.STILLS_SHARE, seed=seed)
 
 
-def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings, train_config, *, clips: int,
-                             seed: int) -> TrainingClips:
+def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings: Settings,
+                             train_config: TrainConfig, *, clips: int, seed: int) -> TrainingClips:
     """`clips` clips of one video as `build_train_dataset` makes them, from its `total` frames, uint8 RGB [H,W,3]."""
     options = settings.DATASET
     source = DrawnClips(frames, total, count=clips, length=train_config.video_len, gap=options.FRAME_GAP,
@@ -61,7 +63,8 @@ def build_adaptation_dataset(frames: Iterable[np.ndarray], total: int, settings,
     return TrainingClips(source, build_recipes(options, train_config, turned=False), seed=seed, summary={})
 
 
-def build_loader(dataset: TrainingClips | MixedClips, settings, *, seed: int, device: torch.device) -> BatchLoader:
+def build_loader(dataset: TrainingClips | MixedClips, settings: Settings, *, seed: int,
+                 device: torch.device) -> BatchLoader:
     """What makes the batches of an epoch, by TRAIN.BATCH_SIZE, CLIPS_PER_EPOCH and NUM_WORKERS."""
     workers = settings.TRAIN.NUM_WORKERS
     return BatchLoader(dataset, batch_size=settings.TRAIN.BATCH_SIZE, seed=seed, device=device,
@@ -69,12 +72,13 @@ def build_loader(dataset: TrainingClips | MixedClips, settings, *, seed: int, de
                        workers=workers if workers >= 0 else default_workers())
 
 
-def build_recipes(options, train_config, *, turned: bool) -> dict[str, ColorViews | DenseViews]:
+def build_recipes(options: DatasetSettings, train_config: TrainConfig, *,
+                  turned: bool) -> dict[str, ColorViews | DenseViews]:
     """What makes a clip's views for each branch that the configuration trains."""
     geometry = ViewGeometry(size=options.CROP_SIZE[0], short_range=options.SMALLEST_RANGE, random_crop=options.RND_CROP,
                             guided_flip=options.GUIDED_HFLIP,
                             zoom_range=options.RND_ZOOM_RANGE if options.RND_ZOOM else None)
-    recipes = {"color": ColorViews(
+    recipes: dict[str, ColorViews | DenseViews] = {"color": ColorViews(
         geometry, color_mode=train_config.color_mode, clip_lab=train_config.is_labclip, augment=train_config.is_aug,
         shadow=train_config.is_shadow, liquid=train_config.is_liquid, edge=train_config.is_edge,
         consistency=train_config.space_consistency, turned=turned)}
@@ -83,7 +87,7 @@ def build_recipes(options, train_config, *, turned: bool) -> dict[str, ColorView
     return recipes
 
 
-def _build_video_clips(options, length: int) -> tuple[VideoClips, dict[str, str | int]]:
+def _build_video_clips(options: DatasetSettings, length: int) -> tuple[VideoClips, dict[str, str | int]]:
     """Find the videos, log what there is, keep those of at least `length` frames; and the summary of it."""
     path, root = locate_list(TRAINING_LIST, options.ROOT), options.ROOT
     logger.info("training list: %s", path or f"no {TRAINING_LIST}.txt, every folder of frames under {root} is a video")
@@ -104,7 +108,8 @@ def _build_video_clips(options, length: int) -> tuple[VideoClips, dict[str, str 
     reductions = [reduction_for(video.frames[0], size, least_side) if options.REDUCED_DECODE else 1
                   for video, size in pairs]
     long = [video for video, _ in pairs]
-    summary = {"source": str(path or root), "videos": len(long), "frames": sum(len(video.frames) for video in long),
-               "too_short": len(videos) - len(long)}
+    summary: dict[str, str | int] = {
+        "source": str(path or root), "videos": len(long), "frames": sum(len(video.frames) for video in long),
+        "too_short": len(videos) - len(long)}
     gaps = frame_gaps(long, options.FRAME_GAP, options.FRAME_GAP_SECONDS)
     return VideoClips(long, length, gaps=gaps, reductions=reductions), summary

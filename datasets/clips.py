@@ -114,7 +114,7 @@ class StillClips:
             height, width = still.shape[:2]
             frame = apply_map(still, liquid_map(height, width, *draw_pulls(height, width, rng)))
             if rng.random() < 0.5:
-                frame = rotate(frame, rng.integers(-MAX_ANGLE, MAX_ANGLE + 1))
+                frame = rotate(frame, int(rng.integers(-MAX_ANGLE, MAX_ANGLE + 1)))
             frames.append(frame)
         return frames
 

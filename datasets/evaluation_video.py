@@ -38,7 +38,7 @@ class ListedVideo(OwnVideo):
         self.masks: Mapping[int, np.ndarray] = _ListedMasks(self, [frame.mask for frame in sequence.frames])
 
     @cached_property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:  # type: ignore[override]  # nobody sets it
         """(width, height) of the frames [pixels]."""
         return read_size(self._files[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +62,8 @@ def _places(name: str | Path, root: str | Path) -> list[Path]:
 
 def read_training_list(path: str | Path, root: str | Path) -> list[Video]:
     """Read a list of one frame path a line; the parent folder is the video. `UserError` names list and line."""
-    root, exists, videos = _absolute(root), _existence(), {}
+    root, exists = _absolute(root), _existence()
+    videos: dict[Path, list[Path]] = {}
     for where, line in _lines(path):
         frame = _inside(root, line, where)
         if not exists(frame):
@@ -78,7 +79,10 @@ def read_evaluation_list(path: str | Path, root: str | Path) -> list[EvaluationS
     `UserError`, naming list and line, for a malformed line, a frame that does not exist or is listed twice, a path
     that leaves `root`, two folders of one name, an empty list, and a sequence whose first frame has no mask.
     """
-    root, exists, sequences, folders, seen = _absolute(root), _existence(), {}, {}, set()
+    root, exists = _absolute(root), _existence()
+    sequences: dict[str, list[EvaluationFrame]] = {}
+    folders: dict[str, Path] = {}
+    seen = set()
     for where, line in _lines(path):
         columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
         if len(columns) != 3 or columns[0] not in ("0", "1"):
@@ -215,7 +219,7 @@ def _inside(root: Path, entry: str, where: str) -> Path:
     return path
 
 
-def _existence():
+def _existence() -> Callable[[Path], bool]:
     """A file test that lists each folder once: 94588 single questions are slow on a network disk."""
     @functools.cache
     def names(folder: Path) -> set[str]:

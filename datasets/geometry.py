@@ -24,7 +24,7 @@ def draw_crop(rng: np.random.Generator, *, random_origin: bool) -> np.ndarray:
 
 
 def color_frame(frame: np.ndarray, short_side: float, size: int, *, vertical_flip: bool, angle: float,
-                 crop: tuple[float, float, float, float], horizontal_flip: bool) -> np.ndarray:
+                 crop: np.ndarray, horizontal_flip: bool) -> np.ndarray:
     """A frame of view A, uint8 [H,W,3] to [size,size,3]: the chain of DESIGN section 5 in its order.
 
     `vertical_flip`, resize so that the short side has `short_side` pixels (reflect-pad to `size` where smaller), turn
@@ -66,8 +66,8 @@ def crop_frame(frame: np.ndarray, short_side: float, size: int, *, origin: np.nd
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize uint8 [H,W,3], bilinear and antialiased: PIL's result, in a third of the time of OpenCV's INTER_AREA."""
-    image = torch.from_numpy(image).permute(2, 0, 1)[None]  # [1,3,H,W]
-    planes = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)[0]
+    stacked = torch.from_numpy(image).permute(2, 0, 1)[None]  # [1,3,H,W]
+    planes = F.interpolate(stacked, size=(height, width), mode="bilinear", antialias=True)[0]
     return cv2.merge(list(planes.numpy()))
 
 

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
     """Count videos and frames; name those of under `length` frames and those whose first frame cannot be opened."""
-    items = [{"name": video.name, "frames": len(video.frames), "size": _size(video.frames[0])} for video in videos]
+    items: list[dict[str, Any]] = [
+        {"name": video.name, "frames": len(video.frames), "size": _size(video.frames[0])} for video in videos]
     return {
         "videos": len(items),
         "frames": sum(item["frames"] for item in items),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def inventory(root: str | Path) -> Iterator[Found]:
     root = Path(root)
     yield _training(root)
     for set_name, archive in (("val", "trainval"), ("train", "trainval"), ("test-dev", "test-dev")):
-        yield _labelled(f"DAVIS 2017 {set_name}", lambda name=set_name: _davis(root, name), root / "davis2017",
+        yield _labelled(f"DAVIS 2017 {set_name}", partial(_davis, root, set_name), root / "davis2017",
                         f"unpack DAVIS-2017-{archive}-480p.zip ({DAVIS_ADDRESS}), rename its folder DAVIS to davis2017")
     yield _labelled("YouTube-VOS valid", lambda: read_youtube_vos(root / "valid"), root / "valid",
                     f"unpack valid.zip ({YOUTUBE_VOS_ADDRESS})")

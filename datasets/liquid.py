@@ -42,7 +42,8 @@ def apply_map(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
     Equals `grid_sample(align_corners=False)` on `sampling_grid(pixels)`: there 2x/W-1 means x - 0.5 pixels.
     """
-    return cv2.remap(image, *(pixels - np.float32(0.5)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    x, y = pixels - np.float32(0.5)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def sampling_grid(pixels: np.ndarray, reduction: int = 1) -> np.ndarray:

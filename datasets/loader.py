@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from datasets.sampler import EpochBatchSampler
+from datasets.training import MixedClips, TrainingClips
 from datasets.views import finished
 from utils.distributed import local_world_size, rank, world_size
 from utils.errors import UserError
@@ -53,8 +54,8 @@ class BatchLoader:
         device: where the views are wanted.
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, workers: int, device: torch.device,
-                 clips_per_epoch: int = 0):
+    def __init__(self, dataset: TrainingClips | MixedClips, *, batch_size: int, seed: int, workers: int,
+                 device: torch.device, clips_per_epoch: int = 0):
         self.dataset, self._device = dataset, device
         self._sampler = EpochBatchSampler(len(dataset), batch_size=batch_size, seed=seed, rank=rank(),
                                           world_size=world_size(), clips_per_epoch=clips_per_epoch)
@@ -80,7 +81,8 @@ def default_workers() -> int:
     return max(1, min(cores // local_world_size(), MOST_WORKERS))
 
 
-def read_batch(dataset: Dataset, positions: Sequence[tuple[int, int]], device: torch.device) -> Batch:
+def read_batch(dataset: TrainingClips | MixedClips, positions: Sequence[tuple[int, int]],
+               device: torch.device) -> Batch:
     """The batch of the clips at `positions` (epoch, index), made in this process."""
     return make_batch(collate([dataset[position] for position in positions]), device)
 
@@ -99,8 +101,9 @@ def make_batch(collated: dict[str, Any], device: torch.device) -> Batch:
     """What `collate` gave as a batch on the device; a sample's error is raised as `UserError`."""
     if "error" in collated:
         raise UserError(collated["error"])
-    views = {branch: finished({name: value.to(device, non_blocking=True) for name, value in collated[branch].items()})
-             for branch in ("color", "dense") if branch in collated}
+    views: Views = {
+        branch: finished({name: value.to(device, non_blocking=True) for name, value in collated[branch].items()})
+        for branch in ("color", "dense") if branch in collated}
     return Batch(views, collated["clip"], len(collated["failed"]))
 
 

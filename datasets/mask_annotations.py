@@ -159,7 +159,8 @@ def decode_runs(counts: list[int] | str, height: int, width: int) -> np.ndarray:
 
 def _uncompressed(text: str) -> list[int]:
     """Six bits a letter: five of a number, lowest first, and whether it goes on; from the fourth run on differences."""
-    runs, number, shift = [], 0, 0
+    runs: list[int] = []
+    number = shift = 0
     for letter in text.encode("ascii"):
         bits = letter - 48
         if not 0 <= bits < 64 or shift > 60:
@@ -262,7 +263,9 @@ def _named(names: list[str], apart: list[bool] | None = None) -> list[Key]:
     A name that is an id is that id.
     """
     apart = apart or [True] * len(names)
-    counts, seen, keys = Counter(name for name, alone in zip(names, apart) if alone), Counter(), []
+    counts = Counter(name for name, alone in zip(names, apart) if alone)
+    seen: Counter[str] = Counter()
+    keys: list[Key] = []
     for name, alone in zip(names, apart):
         seen[name] += 1
         if alone and counts[name] > 1:
@@ -274,7 +277,8 @@ def _named(names: list[str], apart: list[bool] | None = None) -> list[Key]:
 
 def _laid_over(path: Path, size: tuple[int, int], masks: Iterable[tuple[Key, np.ndarray]]) -> Objects:
     """Masks, bool [H,W], with what they are of; later ones on top, with a warning."""
-    labels, keys, covered = np.zeros(size, np.uint8), {}, 0
+    labels, covered = np.zeros(size, np.uint8), 0
+    keys: dict[Key, int] = {}
     for key, mask in masks:
         label = keys.setdefault(key, len(keys) + 1)
         if label > MAX_ID:

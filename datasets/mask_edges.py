@@ -149,7 +149,7 @@ def _nearest_color(pixels: np.ndarray, near: np.ndarray, colors: np.ndarray) -> 
         closer = distance < best[rows]
         best[rows[closer]], label[rows[closer]] = distance[closer], k
     margin = OVERSHOOT * (high - low)
-    return label, ((pixels >= low - margin) & (pixels <= high + margin)).all(axis=1)
+    return label, np.all((pixels >= low - margin) & (pixels <= high + margin), axis=1)
 
 
 def _described(picture: np.ndarray, y: np.ndarray, x: np.ndarray) -> str:

@@ -47,7 +47,7 @@ def read_picture_objects(path: Path, frame: Callable[[], np.ndarray] | None = No
     if file.image.mode not in GREY_MODES | COLOR_MODES:
         raise UserError(f"a mask is a palette, grey, RGB or RGBA picture; {path} is {file}; save it as PNG")
     if _holds_ids(file):
-        return _palette_objects(path, np.array(file.image), file.image.getpalette())
+        return _palette_objects(path, np.array(file.image), file.image.getpalette() or [])
     pixels, shown = _pixels(path, file)
     if shown is None and frame and not file.lossy and (painted := painted_objects(path, _rgb(pixels), frame())):
         return painted

@@ -14,11 +14,11 @@ from utils.masks import DAVIS_PALETTE, object_ids
 
 logger = logging.getLogger(__name__)
 
-Color = tuple[int, int, int]  # RGB in [0,255]
+Color = tuple[int, ...]  # R, G, B in [0,255]
 Key = int | Color | str | None  # what a file says an object is: its id, a colour, a name; None: just the object
 
 MAX_ID = 255
-DAVIS_IDS = {tuple(color): k for k, color in enumerate(DAVIS_PALETTE.tolist()) if k}
+DAVIS_IDS: dict[Key, int] = {tuple(color): k for k, color in enumerate(DAVIS_PALETTE.tolist()) if k}
 SAME_PLACE = 1 / 2  # of the smaller of two objects: overlap that makes a new one suspect of being the old one
 
 
@@ -42,9 +42,9 @@ class ObjectIds:
     """
 
     def __init__(self) -> None:
-        self._ids: dict[Color | str, int] = {}
+        self._ids: dict[Key, int] = {}
         self._masks: dict[int, np.ndarray] = {}  # of each object the last one given
-        self._new: dict[int, Color | str] = {}  # of the frame that is being read
+        self._new: dict[int, Key] = {}  # of the frame that is being read
 
     def of(self, keys: Sequence[Key], path: Path) -> list[int]:
         """The ids of one file's objects.
@@ -54,15 +54,13 @@ class ObjectIds:
         """
         fixed = {key: self._fixed(key, path) for key in keys}
         taken = {k for k in (*fixed.values(), *self._ids.values(), *self._masks) if k}
-        for key, k in fixed.items():
-            if k is None:
-                fixed[key] = self._add(key, taken, path)
-        for key, k in fixed.items():
-            twin = next((other for other in fixed if other != key and fixed[other] == k), None)
+        ids = {key: self._add(key, taken, path) if k is None else k for key, k in fixed.items()}
+        for key, k in ids.items():
+            twin = next((other for other in ids if other != key and ids[other] == k), None)
             if twin is not None:
                 raise UserError(f"an object has one colour or name in a file; {path} shows object {k} as {key} and as "
                                 f"{twin}; use one of the two")
-        return [fixed[key] for key in keys]
+        return [ids[key] for key in keys]
 
     def settle(self, mask: np.ndarray, path: Path) -> None:
         """Remember the objects of a frame's mask, uint8 [H,W], the frames given in order.
@@ -95,7 +93,7 @@ class ObjectIds:
                             "a file says nothing; give objects a track_id (COCO), a group_id (LabelMe) or names")
         return DAVIS_IDS.get(key) or self._ids.get(key)
 
-    def _add(self, key: Color | str, taken: set[int], path: Path) -> int:
+    def _add(self, key: Key, taken: set[int], path: Path) -> int:
         if self._masks and not self._ids:
             raise UserError(f"{path} has an object {key}, and the masks before it know their objects "
                             f"({', '.join(map(str, sorted(self._masks)))}) by other signs; {_fix(sorted(self._masks))}")

@@ -49,7 +49,7 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Spread the levels about the mean of the grey picture."""
-    mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+    mean = round(np.ravel(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))[0])
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
@@ -61,7 +61,8 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by `shift` of the circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(256 * shift) % 256)  # uint8 goes round as the circle does
+    hue = hsv[..., 0]
+    np.add(hue, np.uint8(round(256 * shift) % 256), out=hue)  # uint8 goes round as the circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 

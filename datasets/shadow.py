@@ -15,7 +15,8 @@ def cast_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def painted_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change the gamma of 3 to 6 quadrilaterals, uint8 RGB [H,W,3]."""
-    mask = cv2.cvtColor(shadow_mask(*image.shape[:2], rng), cv2.COLOR_GRAY2RGB)
+    height, width = image.shape[:2]
+    mask = cv2.cvtColor(shadow_mask(height, width, rng), cv2.COLOR_GRAY2RGB)
     gamma = rng.uniform(0.5, 1) if rng.random() < 0.5 else rng.uniform(1, 1.5)
     low, high = int(image.min()), max(int(image.max()), 1)
     light = cv2.convertScaleAbs(image, alpha=255 / high, beta=-255 * low / high)
@@ -36,14 +37,15 @@ def shadow_mask(height: int, width: int, rng: np.random.Generator) -> np.ndarray
         cv2.fillConvexPoly(mask, cv2.convexHull(corners), 255)
     if rng.random() < 0.8:
         kernel = int(rng.choice((3, 5, 7, 9)))
-        mask = cv2.GaussianBlur(mask, (kernel, kernel), rng.uniform(7, 12))
+        return cv2.GaussianBlur(mask, (kernel, kernel), rng.uniform(7, 12))
     return mask
 
 
 def smooth_shadow(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change the gamma from place to place, uint8 RGB [H,W,3]."""
     logarithm = np.log((LEVELS / 255).clip(1e-8)).astype(np.float32)
-    exponent = cv2.cvtColor(smooth_exponent(*image.shape[:2], rng), cv2.COLOR_GRAY2RGB)
+    height, width = image.shape[:2]
+    exponent = cv2.cvtColor(smooth_exponent(height, width, rng), cv2.COLOR_GRAY2RGB)
     power = cv2.exp(cv2.multiply(cv2.LUT(image, logarithm), exponent))
     return cv2.convertScaleAbs(power, alpha=255)
 

@@ -39,7 +39,7 @@ class _Sprite:
         size, scale = len(self.shape), self.growth**time
         centre = (self.start + self.travel * time) * (width, height)
         matrix = cv2.getRotationMatrix2D((size / 2, size / 2), self.turn * time, scale)
-        matrix[:, 2] += centre - size / 2
+        matrix[:, 2] = matrix[:, 2] + (centre - size / 2)
         return matrix
 
 

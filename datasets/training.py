@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.clips import DrawnClips, StillClips, VideoClips
@@ -26,8 +27,8 @@ class TrainingClips(Dataset):
     exception would reach the user with a worker's traceback in it, `make_batch` makes it a `UserError` outside.
     """
 
-    def __init__(self, source: VideoClips | StillClips | DrawnClips, recipes: dict[str, Callable], *, seed: int,
-                 summary: dict[str, str | int]):
+    def __init__(self, source: VideoClips | StillClips | DrawnClips,
+                 recipes: Mapping[str, Callable[..., dict[str, Tensor]]], *, seed: int, summary: dict[str, str | int]):
         self.source, self.recipes, self.seed = source, recipes, seed
         self.summary = summary  # where the data is and how much of it: for logs and checkpoints
         cv2.setNumThreads(1)  # here for the clips that this process makes, and for the loader processes it forks: in

@@ -42,6 +42,10 @@ class OwnVideo:
         """Frames `start` to `stop`, uint8 RGB [H,W,3]; `UserError` for one that cannot be decoded."""
         raise NotImplementedError
 
+    def frame(self, number: int) -> np.ndarray:
+        """One frame, as `frames` gives it."""
+        return next(self.frames(number, number + 1))
+
     def time(self, frame: int) -> Fraction:
         """When a frame is shown, in seconds after the first."""
         return frame / self.rate

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -55,7 +56,8 @@ class VideoFile(OwnVideo):
 
     def _read_index(self) -> int:
         """Decode everything once; how many packets were damaged."""
-        stamps, self._checksums, keys, size = {"pts": [], "dts": []}, [], [], None
+        stamps: dict[str, list[int | None]] = {"pts": [], "dts": []}
+        self._checksums, keys, size = [], [], None
         decoding = Decoding(self.path, self._threads)
         for number, frame in enumerate(tqdm(decoding, "counting", unit="frame", leave=False, delay=2, disable=None)):
             for kind, values in stamps.items():
@@ -75,17 +77,18 @@ class VideoFile(OwnVideo):
         return decoding.faults
 
     def _set_times(self, stamps: dict[str, list[int | None]], keys: list[int], decoding: Decoding) -> None:
-        pts, count = stamps["pts"], len(stamps["pts"])
-        known = None not in pts and all(a < b for a, b in pairwise(pts))
-        self._pts, self._unit = pts if known else None, decoding.unit
+        count = len(stamps["pts"])
+        known_stamps = {kind: [stamp for stamp in values if stamp is not None] for kind, values in stamps.items()}
+        pts = known_stamps["pts"]
+        known = len(pts) == count and all(a < b for a, b in pairwise(pts))
+        self._pts, self._unit = pts if known else [], decoding.unit
         mean, stated = (count - 1) / self.time(count - 1) if known and count > 1 else None, decoding.rate
         wrong = stated and mean and not 0.5 < stated / mean < 2  # such as 60000 of a .dv
         self.rate = Fraction((None if wrong else stated) or mean or FOLDER_RATE)
         # AVI has no time of presentation, but one of decoding. Frames that share a stamp cannot be told apart by it.
-        self._kind = next((kind for kind, values in stamps.items() if {None}.isdisjoint(values)
-                           and len(set(values)) == count), None)
-        self._stamps = stamps.get(self._kind)
-        self._numbers = {stamp: number for number, stamp in enumerate(self._stamps or ())}
+        self._kind, self._stamps = next(((kind, values) for kind, values in known_stamps.items()
+                                         if len(set(values)) == count), ("", []))
+        self._numbers = {stamp: number for number, stamp in enumerate(self._stamps)}
         self._keys = keys if self._kind else []
 
     def time(self, frame: int) -> Fraction:
@@ -148,7 +151,7 @@ class Decoding:
     def __iter__(self) -> Iterator[av.VideoFrame]:
         with open_container(self._path) as container:
             stream = moving_pictures(container, self._path)
-            self.rate, self.unit = stream.average_rate, stream.time_base
+            self.rate, self.unit = stream.average_rate, stream.time_base or Fraction(1)
             self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
             stream.thread_type = self._threads
             for packet in self._packets(container, stream):
@@ -214,7 +217,7 @@ def _checksum(frame: av.VideoFrame) -> int:
     plane = frame.planes[0]
     if plane.line_size < 0:  # rows from the bottom up, in formats that are not predicted; PyAV gives another memory
         return 0
-    return zlib.crc32(np.frombuffer(plane, np.uint8).reshape(frame.height, -1)[::16].tobytes())
+    return zlib.crc32(np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, -1)[::16].tobytes())
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -223,7 +226,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     Once a file: a frame that was asked for its side data is in a cycle of references and stays until it is collected.
     """
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # side data of a kind that PyAV does not know hide the others
         angle = math.radians(frame.rotation)
         a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)

@@ -56,7 +56,7 @@ class ColorViews:
 
     def __call__(self, frames: Sequence[np.ndarray], rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """T frames uint8 [H,W,3] to a sample's `view_a`, `levels`, `values`, `contours`, `view_b`, `grid`."""
-        short_side = rng.integers(*self.geometry.short_range)
+        short_side = int(rng.integers(*self.geometry.short_range))
         plain = np.stack([self._free_frame(frame, short_side, rng) for frame in frames])
         view_a = [self._photometric(frame, rng, blur=0.2, solarise=0) for frame in plain]
         levels, values = color_levels(plain, self.color_mode, self.clip_lab)
@@ -108,7 +108,7 @@ class DenseViews:
         Features of view 1 sampled at `affine_grid(theta)` lie on those of view 2.
         """
         geometry = self.geometry
-        short_side = rng.integers(*geometry.short_range)
+        short_side = int(rng.integers(*geometry.short_range))
         origin = rng.random(2) if geometry.random_crop else np.array([0.5, 0.5])
         horizontal_flip = rng.random() < 0.5
         theta = draw_theta(rng, flip=geometry.guided_flip, zoom_range=geometry.zoom_range)

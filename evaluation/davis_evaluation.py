@@ -171,7 +171,8 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
         hint = ", or let --allow-missing take what is missing as empty masks" * missing
         raise UserError(f"nothing was evaluated; put the following right{hint}\n  " + "\n  ".join(problems))
     n = len(truth.sequences)
-    evaluations = [Evaluation(folder, outcomes[k * n:(k + 1) * n]) for k, folder in enumerate(folders)]
+    evaluations = [Evaluation(folder, [one for one in outcomes[k * n:(k + 1) * n] if isinstance(one, SequenceResult)])
+                   for k, folder in enumerate(folders)]
     if not evaluations[0].objects:
         raise UserError(f"an object counts from the frame after its first on; no object of {truth.masks} has such a "
                         "frame; --include_first_last scores all frames")
@@ -227,7 +228,7 @@ class _Job:
 class Mistakes:
     """What is wrong with the masks of a sequence: each kind of mistake with the frames that have it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._frames: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
 
     def note(self, kind: str, frame: str, detail: str = "") -> None:
@@ -319,7 +320,7 @@ def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> 
             for _ in pairs:
                 pass
             return job.problems
-        scores = score_proposals(pairs, ids) if unsupervised else \
+        scores = score_proposals((pair for pair in pairs if pair), ids) if unsupervised else \
             score_tracks(pairs, reader.births, protocol.include_first_last)
     except _WrongMasksError:
         return [*job.problems, *reader.mistakes.lines()]

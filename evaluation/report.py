@@ -258,8 +258,8 @@ def _pictures(image: Path, folders: Sequence[Path]) -> Iterator[str]:
 
     On the results the outline of the truth is yellow.
     """
-    files = [files_by_stem(folder, MASK_SUFFIXES).get(image.name) for folder in folders]
-    truth = read_mask(files[0])
+    masks = [files_by_stem(folder, MASK_SUFFIXES) for folder in folders]
+    truth = read_mask(masks[0][image.name])
     H, W = truth.shape
     found = files_by_stem(image.parent).get(image.name)
     picture = read_frame(found) if found else np.full((H, W, 3), 96, np.uint8)
@@ -268,7 +268,8 @@ def _pictures(image: Path, folders: Sequence[Path]) -> Iterator[str]:
     picture, truth = cv2.resize(picture, size, interpolation=cv2.INTER_AREA), shrink(truth)
     yield _as_uri(overlay(picture, truth))
     outline = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
-    for file in files[1:]:
+    for files in masks[1:]:
+        file = files.get(image.name)
         drawn = overlay(picture, shrink(read_mask(file) if file else np.zeros((H, W), np.uint8)))
         drawn[outline] = (255, 214, 10)
         yield _as_uri(drawn)

@@ -70,7 +70,7 @@ class LostWatch:
     The second threshold is higher so that the flag does not flicker.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lost: set[int] = set()
 
     def __call__(self, confidences: Sequence[Confidence]) -> set[int]:

@@ -52,7 +52,8 @@ class Outputs:
         self._sheet: list[tuple[str, np.ndarray]] = []
         places = np.linspace(0, max(len(files.frames) - 1, 0), SHEET_FRAMES).round().astype(int)
         self._in_sheet = {files.frames[place] for place in places if files.frames}
-        self._watch, self._lost = LostWatch(), {}  # the frames in which an object is lost
+        self._watch = LostWatch()
+        self._lost: dict[int, list[int]] = {}  # the frames in which an object is lost
 
     def __enter__(self) -> Outputs:
         self._stack = ExitStack()
@@ -114,7 +115,7 @@ class Outputs:
     def _note(self, number: int, found: Sequence[Confidence], lost: set[int]) -> None:
         for one in found:
             self._rows.append(Row(number, self._video.names[number], *one, one.object in lost))
-        for one in sorted(lost):
-            if one not in self._lost:
-                logger.info("object %d is lost in frame %d", one, number)
-            self._lost.setdefault(one, []).append(number)
+        for k in sorted(lost):
+            if k not in self._lost:
+                logger.info("object %d is lost in frame %d", k, number)
+            self._lost.setdefault(k, []).append(number)

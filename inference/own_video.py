@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,14 @@ def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | N
     ids = ObjectIds()
     return Job(video, {number: read_mask_files(
         files[number], (height, width), ids, name=video.names[number],
-        frame=lambda number=number: next(video.frames(number, number + 1))) for number in sorted(files)},
+        frame=partial(video.frame, number)) for number in sorted(files)},
         backward=backward)
 
 
 def split_mask_word(word: str) -> tuple[int, Path]:
     """`FILE` or `FRAME=FILE` to frame, 0 where none is named, and file."""
-    number, file = re.fullmatch(r"(?:(\d+)=)?(.+)", word, re.DOTALL).groups()
-    return int(number or 0), Path(file)
+    number, _, file = word.partition("=")
+    return (int(number), Path(file)) if number.isdecimal() and file else (0, Path(word))
 
 
 def save_frame(path: str, number: int, folder: Path, *, overwrite: bool) -> None:
@@ -60,7 +60,7 @@ def save_frame(path: str, number: int, folder: Path, *, overwrite: bool) -> None
     if out.exists() and not overwrite:
         raise UserError(f"nothing is overwritten unasked, and {out} exists; give --overwrite or --mask-output-dir")
     with replacing(out) as temporary:
-        Image.fromarray(next(video.frames(number, number + 1))).save(temporary, format="PNG")
+        Image.fromarray(video.frame(number)).save(temporary, format="PNG")
     logger.info("frame %d is %s: paint each object in one opaque colour, then give --mask %d=FILE", number, out, number)
 
 

@@ -92,7 +92,7 @@ class Pass:
 
     def prediction(self, number: int, device: torch.device | str = "cpu") -> Prediction:
         """What is known of frame `number`."""
-        return self._store.get(number, device, self._job.masks.get(number))
+        return self._kept().get(number, device, self._job.masks.get(number))
 
     def known(self, propagator: VideoPropagator, device: torch.device | str = "cpu") -> Iterator[FrameResult]:
         """The frames that are known, in order."""
@@ -117,9 +117,14 @@ class Pass:
                 self.done += 1
                 yield FrameResult(number, frame, prediction, propagator)
 
+    def _kept(self) -> PredictionStore:
+        if self._store is None:
+            raise ValueError("a pass without a folder keeps no predictions")
+        return self._store
+
     def _recall(self, propagator: VideoPropagator) -> None:
         """Bring a new propagator to where it stood after the frames that are known."""
-        basis = self._store.basis(self.order[self.done - 1])
+        basis = self._kept().basis(self.order[self.done - 1])
         masks = {place: self._job.masks[number] for place, number in enumerate(self.order[:self.done])
                  if number in self._job.masks}
         features = self._features(propagator, {basis, *masks, *propagator.reach(self.done)})
@@ -130,7 +135,7 @@ class Pass:
     def _features(self, propagator: VideoPropagator, places: set[int]) -> dict[int, Tensor]:
         """Features of the frames at these places of the order, encoded in the company in which they were before."""
         starts = sorted({place - place % self._batch for place in places})
-        found = {}
+        found: dict[int, Tensor] = {}
         for _, group in groupby(enumerate(starts), key=lambda item: item[1] - item[0] * self._batch):
             run = [start for _, start in group]  # batches without a gap between them
             stop = min(run[-1] + self._batch, len(self.order))
@@ -155,8 +160,9 @@ def merged(job: Job, forward: Pass, backward: Pass | None, propagator: VideoProp
     Before the first mask they are those of the `backward` pass, which is complete; between two masks both directions
     count, the nearer one more.
     """
-    for number, frame in enumerate(ahead(job.video.frames(0, job.first), 4)):
-        yield FrameResult(number, frame, backward.prediction(number, device), propagator)
+    if backward:
+        for number, frame in enumerate(ahead(job.video.frames(0, job.first), 4)):
+            yield FrameResult(number, frame, backward.prediction(number, device), propagator)
     for result in chain(forward.known(propagator, device), forward.carry(propagator, clock)):
         if backward and result.number < job.last and result.number not in job.masks:
             other = backward.prediction(result.number, device)

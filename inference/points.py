@@ -133,7 +133,7 @@ def draw_points(frame: np.ndarray, rows: Sequence[PointRow], order: Sequence[str
 
 def _cells(size: tuple[int, int], cells: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
     """By what (x, y) [pixels] is multiplied, and what is added then, to count in cells of the feature map."""
-    size, cells = torch.tensor(size, dtype=torch.float64), torch.tensor(cells, dtype=torch.float64)
+    pixels, places = torch.tensor(size, dtype=torch.float64), torch.tensor(cells, dtype=torch.float64)
     if align_corners:
-        return (cells - 1).clamp(min=1e-9) / (size - 1).clamp(min=1), torch.zeros(2, dtype=torch.float64)
-    return cells / size, (cells / size - 1) / 2
+        return (places - 1).clamp(min=1e-9) / (pixels - 1).clamp(min=1), torch.zeros(2, dtype=torch.float64)
+    return places / pixels, (places / pixels - 1) / 2

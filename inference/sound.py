@@ -25,7 +25,8 @@ class SoundTrack:
     """
 
     def __init__(self, container: av.container.OutputContainer, source: Path, codec: str):
-        self._container, self._stack, self._stream = container, ExitStack(), None
+        self._container, self._stack = container, ExitStack()
+        self._stream: av.AudioStream | None = None
         if source.is_dir():
             return
         read = self._stack.enter_context(open_container(source))
@@ -33,8 +34,10 @@ class SoundTrack:
         if sound is None or sound.codec_context is None:
             return
         pictures = moving_pictures(read, source)
-        self._start = (pictures.start_time or 0) * pictures.time_base
-        self._stream = container.add_stream(codec, rate=48_000)
+        self._start = (pictures.start_time or 0) * (pictures.time_base or Fraction(1))
+        stream = container.add_stream(codec, rate=48_000)
+        assert isinstance(stream, av.AudioStream)
+        self._stream = stream
         self._frames = self._decoded(read, sound)
         self._next = next(self._frames, None)
 
@@ -55,9 +58,10 @@ class SoundTrack:
         """Frames of sound with the times they begin at; those before the first picture are left out."""
         try:
             for frame in read.decode(sound):
-                time = Fraction(frame.pts or 0) * frame.time_base - self._start
+                unit = frame.time_base or Fraction(1)
+                time = (frame.pts or 0) * unit - self._start
                 if time >= 0:
-                    frame.pts = round(time / frame.time_base)
+                    frame.pts = round(time / unit)
                     yield time, frame
         except av.FFmpegError as error:
             logger.warning("the sound ends early, as it cannot be decoded further: %s", error.strerror)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,9 +55,9 @@ class PredictionStore:
     def put(self, frame: int, prediction: Prediction, basis: int) -> None:
         """Keep a frame's prediction, and the `basis_frame` of the propagator that made it."""
         with replacing(self._file(frame), sync=False) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, basis=basis, **{name: np.array(getattr(prediction, name), np.uint8)
-                                                      for name in ("ids", "named")},
-                                **{name: getattr(prediction, name).cpu().numpy() for name in ("labels", "similarity")})
+            np.savez_compressed(file, basis=basis, ids=np.array(prediction.ids, np.uint8),
+                                named=np.array(prediction.named, np.uint8), labels=prediction.labels.cpu().numpy(),
+                                similarity=prediction.similarity.cpu().numpy())
 
     def get(self, frame: int, device: torch.device | str = "cpu", given: np.ndarray | None = None) -> Prediction:
         """A kept prediction on `device`, with the mask `given` of this frame; `UserError` where it was not put."""
@@ -74,7 +75,7 @@ class PredictionStore:
         try:
             with np.load(file) as kept:
                 return dict(kept)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{file} is needed to go on, and cannot be read ({error}); give --overwrite to start "
                             "anew") from error
 

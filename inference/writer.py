@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -55,8 +55,10 @@ class VideoWriter:
     def __init__(self, path: str | Path, size: tuple[int, int], rate: Fraction, *, encoding: Encoding = H264,
                  sound: Path | None = None, pixel_aspect: Fraction = Fraction(1)):
         self._container = av.open(f"file:{path}", "w", format=encoding.container)  # of `a:b`, `a` would be a protocol
-        self._stream = self._container.add_stream(encoding.codec, rate=rate.limit_denominator(10_000),
-                                                  options=encoding.options)
+        stream = self._container.add_stream(encoding.codec, rate=rate.limit_denominator(10_000),
+                                            options=encoding.options)
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
         self._stream.width, self._stream.height = size
         # Half the colour resolution needs even sides.
         self._stream.pix_fmt = encoding.pixels.replace("420", "444") if any(side % 2 for side in size) else \
@@ -99,7 +101,7 @@ class BackgroundWriter:
     def __init__(self, *, threads: int, depth: int):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
         self._depth = depth
-        self._pending = deque()
+        self._pending: deque[Future[None]] = deque()
 
     def submit(self, write: Callable[..., None], *args: object) -> None:
         """Call `write(*args)` in a thread, after waiting for room in the queue."""

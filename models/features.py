@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,8 @@ class Features(nn.Module):
 
     def __init__(self, terms: Sequence[Term], networks: Sequence[nn.Module]):
         super().__init__()
-        self._terms, self._networks = tuple(terms), nn.ModuleList(networks)
+        self._terms = tuple(terms)
+        self._networks: Iterable[Any] = nn.ModuleList(networks)
 
     def encode(self, frames: Tensor) -> Tensor:
         """RGB frames in [0,1], [N,3,H,W], to unit float32 features [N,C,h,w]."""
@@ -70,9 +72,12 @@ def load_features(spec: str, model: ColorNet | None = None, files: Mapping[str, 
     Raises:
         UserError: a package is missing, a network or a layer is not known, or weights do not fit.
     """
-    files, networks = files or {}, []
+    files = files or {}
+    networks: list[nn.Module] = []
     for term in parse_features(spec):
         if term.kind in FEATURE_KEYS:
+            if model is None:
+                raise ValueError(f"{term.kind} is a feature of a ColorNet; give it as `model`")
             networks.append(Branches(model, term.kind))
         else:
             networks.append(load_network(term, files.get(term.name)))
@@ -89,8 +94,8 @@ def weight_files(spec: str, words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, _, file = word.partition("=")
         if name not in names:
-            name, file = names[0] if len(names) == 1 else None, word
-        if name is None or name in files:
+            name, file = names[0] if len(names) == 1 else "", word
+        if not name or name in files:
             raise UserError(f"--feature-weights is [NAME=]FILE, once for a name of --features that takes weights, here "
                             f"{', '.join(names) or 'none'}; it is {word}")
         if file != RANDOM and not Path(file).is_file():

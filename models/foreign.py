@@ -39,6 +39,9 @@ class LayerFeatures(nn.Module):
         channels_last: the output is [N,h,w,C].
     """
 
+    _mean: Tensor
+    _std: Tensor
+
     def __init__(self, network: nn.Module, layer: str | None = None, *, mean: tuple[float, ...] = IMAGENET_MEAN,
                  std: tuple[float, ...] = IMAGENET_STD, patch: int = 1, skipped: int = 0, channels_last: bool = False):
         super().__init__()
@@ -109,7 +112,8 @@ def set_stride(features: LayerFeatures, stride: int) -> None:
     """
     if features.patch > 1:
         raise ValueError("the stride of a network of patches is that of its patches")
-    side, before = 256, {}  # of each layer the stride of its input
+    side = 256
+    before: dict[Any, int] = {}  # of each convolution and pooling the stride of its input
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], _: Any) -> None:
         before[module] = side // inputs[0].shape[2]
@@ -162,12 +166,14 @@ def _torchvision(term: Term, file: str | None) -> LayerFeatures:
 def _timm(term: Term, file: str | None) -> LayerFeatures:
     try:
         import timm
+        from timm.data.config import resolve_model_data_config
     except ImportError as error:
         raise UserError(f"features {term.name} need the package timm ({error}); {INSTALL}") from error
     _refuse_unknown(term, timm.list_models(), term.model.split(".")[0])
 
     def create(pretrained: bool) -> nn.Module:
-        for free_size in ({"dynamic_img_size": True}, {"strict_img_size": False}):  # whichever the network knows
+        free_sizes: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+        for free_size in free_sizes:  # whichever the network knows
             try:
                 return timm.create_model(term.model, pretrained=pretrained, num_classes=0, **free_size)
             except TypeError:
@@ -175,7 +181,7 @@ def _timm(term: Term, file: str | None) -> LayerFeatures:
         return timm.create_model(term.model, pretrained=pretrained, num_classes=0)
 
     network = _fetched(term, file, create)
-    data = timm.data.resolve_model_data_config(network)
+    data = resolve_model_data_config(network)
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
     return LayerFeatures(network, _layer_of(network, term) if term.layer else None, mean=data["mean"], std=data["std"],
                          patch=max(patch) if isinstance(patch, (tuple, list)) else patch,
@@ -194,15 +200,15 @@ def _dino(term: Term, file: str | None) -> LayerFeatures:
 
 
 def _required(term: Term, file: str | None) -> str:
-    if file in (None, RANDOM):
+    if file is None or file == RANDOM:
         raise UserError(f"features {term.name} are of a released file; give --feature-weights FILE")
     return file
 
 
 def _layer_of(network: nn.Module, term: Term) -> str:
     names = [name for name, _ in network.named_modules() if name]
-    if term.layer not in names:
-        near = difflib.get_close_matches(term.layer, names) or [name for name in names if "." not in name]
+    if term.layer is None or term.layer not in names:
+        near = difflib.get_close_matches(term.layer or "", names) or [name for name in names if "." not in name]
         raise UserError(f"{term.model} has no layer {term.layer}; it has, for example, {', '.join(near[:12])}")
     return term.layer
 
@@ -223,7 +229,7 @@ def _fetched(term: Term, file: str | None, create: Callable[[bool], nn.Module]) 
         raise UserError(f"{term.name} could not be made with the weights of {term.kind} "
                         f"({' '.join(str(error).split())[:200]}); with a connection to the internet try again, or give "
                         "--feature-weights FILE") from error
-    if file not in (None, RANDOM):
+    if file is not None and file != RANDOM:
         load_fitting(network, read_weights(file), file)
     return network
 

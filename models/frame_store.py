@@ -60,7 +60,7 @@ class FrameStore:
         self.bounds = torch.empty(0, padded, self.rank + 1 + BOUND_EXTRAS, dtype=bound_dtype)
         self.errors = torch.empty(0, self.size)  # e(x)
         self.largest = torch.empty(0, 2)  # of a frame: |x|^2, half |z(x)|^2
-        self.mean = self.basis = None
+        self.mean, self.basis = torch.empty(0), torch.empty(0, 0)  # learnt from the first frame
         self.age = 0  # frames added since the basis was learnt
 
     def add(self, features: Tensor, threads: int) -> PreparedFeatures:
@@ -70,7 +70,7 @@ class FrameStore:
         prepared = PreparedFeatures(self, self.free.pop())
         self.features[prepared.slot] = self.to_lines(features)
         self.age += 1
-        if self.bound_dtype and self.basis is None:
+        if self.bound_dtype and not self.mean.numel():
             self.learn_basis(prepared.slot, threads)
         elif self.bound_dtype:
             self._project(prepared.slot, threads)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.neighbours import Carried, Memory, NeighbourPropagation, PreparedFeatures
+from models.frame_store import PreparedFeatures
+from models.neighbours import Carried, Memory, NeighbourPropagation
 from utils.errors import UserError
 
 CUSTOM_GAPS = (*range(1, 11), 12, 14, 16, 18, 20, 23, 26, 30, 34, 39)

@@ -117,7 +117,7 @@ class NeighbourPropagation:
         if store is None:
             store = self._stores[kind] = FrameStore(*kind, _bound_dtype(features.device))
         if self.max_memory is not None and not store.free and store.growing_bytes() > self.max_memory:
-            raise self._too_small(store.growing_bytes())
+            raise _too_small(store.growing_bytes(), self.max_memory)
         with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
             return store.add(features, threads)
 
@@ -133,9 +133,9 @@ class NeighbourPropagation:
         context = [*references, *dict(zip(keys, recent)).values()]
         if any(memory.features.store is not store for memory in context):
             raise ValueError("query and context must be prepared by one engine from features of one shape and device")
-        slots = [memory.features.slot for memory in context]
+        numbers = [memory.features.slot for memory in context]
         whole = 0 if self.near_references else len(references)
-        slots = Slots(slots[:whole], slots[whole:])
+        slots = Slots(numbers[:whole], numbers[whole:])
         # Whatever precision the caller computes in, neighbours are chosen by and weighed with float32.
         with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
             best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
@@ -319,20 +319,21 @@ class NeighbourPropagation:
             room, a_query = min(room, fixed + GPU_SHARE * free_memory(store.device)), rows + 48 * CHUNK * self.knn
         tile = int((room - fixed) / a_query)
         if tile < fewest and self.max_memory is not None:
-            raise self._too_small(fixed + fewest * a_query)
+            raise _too_small(fixed + fewest * a_query, self.max_memory)
         return max(min(most, positions, tile), 1)
 
-    def _too_small(self, needed: float) -> UserError:
-        return UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
-                         f"{needed / 1e6:.0f} MB; it is {self.max_memory / 1e6:.0f} MB; raise it, or lower "
-                         "TEST.INFER_WH or TEST.CXT_SIZE")
+
+def _too_small(needed: float, allowed: float) -> UserError:
+    return UserError(f"--max-memory must hold the features of the context and a tile of the search, here "
+                     f"{needed / 1e6:.0f} MB; it is {allowed / 1e6:.0f} MB; raise it, or lower TEST.INFER_WH or "
+                     "TEST.CXT_SIZE")
 
 
 def _bound_dtype(device: torch.device) -> torch.dtype | None:
     """The arithmetic of the bounds: bfloat16 where the processor multiplies it faster; on a GPU there are none."""
     if device.type != "cpu":
         return None
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it from 2.11 on
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch has it from 2.11 on
     return torch.bfloat16 if capabilities.get("avx512_bf16") else torch.float32
 
 

@@ -145,7 +145,7 @@ class VideoPropagator:
             return Prediction(tuple(self._ids), *self._labels.step(features))
         first = not self._ids
         named, ids = _taken(mask, self._ids, correct)
-        given = self._soft_labels(mask, named, features.shape[1:]) if named else None
+        given = self._soft_labels(mask, named, (features.shape[1], features.shape[2])) if named else None
         labels, similarity = self._labels.step(features, given, [ids.index(i) for i in named])
         self._ids = ids
         certain = mask if first or correct else None
@@ -181,7 +181,8 @@ class VideoPropagator:
             masks: by frame, all that `predict` was given, with `correct`.
             basis: `basis_frame` as it was after these frames.
         """
-        ids, given = [], {}
+        ids: list[int] = []
+        given = {}
         for frame in sorted(masks):
             named, ids = _taken(masks[frame], ids, correct)
             if named:

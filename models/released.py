@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class Format(NamedTuple):
     prefix: str  # before the names of its ResNet
     renames: tuple[tuple[str, str], ...]  # regular expressions from its names to torchvision's
     layer: str  # whose output its protocol takes
-    padding: str
+    padding: Literal["zeros", "reflect"]
 
 
 RESNETS = {

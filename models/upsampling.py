@@ -149,8 +149,8 @@ class EdgeAwareUpsampling:
             threads = threads if labels.device.type == "cpu" else 1
             strips = picture.to(labels.device).split(ROWS_AT_ONCE)
             colors = torch.cat(side_by_side(COLOR_SPACES[self.color_space], strips, threads))
-            yield Windows(colors, labels.shape[1:], window=self.window, sigma_color=255 * self.sigma_color,
-                          sigma_distance=self.sigma_distance, threads=threads)
+            yield Windows(colors, (labels.shape[1], labels.shape[2]), window=self.window, threads=threads,
+                          sigma_color=255 * self.sigma_color, sigma_distance=self.sigma_distance)
 
 
 class Windows:
@@ -249,17 +249,16 @@ def argmax_of_parts(parts: Iterable[Tensor]) -> Tensor:
     """Soft labels [M,...], in parts [m,...] that follow one another, to the largest channel, [...]; of equals the
     first.
     """
-    best = winner = None
-    start = 0
-    for part in parts:
+    remaining = iter(parts)
+    part = next(remaining)
+    (best, winner), start = part.max(0), len(part)
+    del part  # before the next one is made
+    for part in remaining:
         value, index = part.max(0)
-        if best is None:
-            best, winner = value, index
-        else:
-            better = value > best
-            best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
+        better = value > best
+        best, winner = torch.where(better, value, best), torch.where(better, index + start, winner)
         start += len(part)
-        del part  # before the next one is made
+        del part
     return winner
 
 

@@ -54,7 +54,7 @@ def objective_results(changes):
              for branch, views in whole_batch().items()}
     torch.manual_seed(0)
     model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).double().train()
-    model = synchronise_batch_norm(model)
+    synchronise_batch_norm(model)
     config = parse_train_config(resolved(load_train_config()) | changes, "test")
     losses = build_objective(config, load_settings())(model, batch, torch.Generator().manual_seed(1))
     losses.total.backward()
@@ -122,7 +122,8 @@ def test_normalisation_over_processes_is_pytorchs_on_gpus_and_ours_on_cpus(monke
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
     model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).train()
     names = list(model.state_dict())
-    layers = [module for module in synchronise_batch_norm(model).modules() if hasattr(module, "running_mean")]
+    synchronise_batch_norm(model)
+    layers = [module for module in model.modules() if hasattr(module, "running_mean")]
     assert {type(layer) for layer in layers} == {kind} and all(layer.training for layer in layers)
     assert list(model.state_dict()) == names
 

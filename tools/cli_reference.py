@@ -50,7 +50,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 def section(command: str) -> str:
     """A command's heading, its description and a table of its options."""
     parser = parser_of(command)
-    lines = (parser.description or importlib.import_module(command).__doc__).strip().splitlines()
+    lines = (parser.description or importlib.import_module(command).__doc__ or "").strip().splitlines()
     path = command.replace(".", "/") + ".py"
     rest = "\n".join(lines[1:]).strip("\n")
     text = f"## {path}\n{lines[0]}\n" + (f"```\n{rest}\n```\n" if rest else "")

@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def find_videos(paths: list[Path]) -> dict[str, Path]:
     """Name every video file: by its stem, within a folder by its path there. `UserError` where two get one name."""
-    videos, passed_over = {}, []
+    videos: dict[str, Path] = {}
+    passed_over: list[str] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; name a video file or a folder of them")

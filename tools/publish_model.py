@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     refuse_existing(args.out, args.overwrite)
     contents = read_checkpoint(args.model)
-    made = [contents.get(key) for key in ("provenance", "settings", "train_config")]
-    if not all(isinstance(part, dict) for part in made) or not isinstance(made[0].get("data"), dict) \
-            or not isinstance(made[1].get("DATASET"), dict):
+    provenance, settings, config = (contents.get(key) for key in ("provenance", "settings", "train_config"))
+    if not (isinstance(provenance, dict) and isinstance(provenance.get("data"), dict)
+            and isinstance(settings, dict) and isinstance(settings.get("DATASET"), dict) and isinstance(config, dict)):
         raise UserError(f"{args.model} does not say what made it; give a file that the training command wrote")
     scores = [read_score(path) for path in args.score]
     save_checkpoint(args.out, published(contents, args.source, scores))

@@ -19,6 +19,7 @@ from models.colornet import ColorNet
 from models.convolution import use_winograd
 from training.schedule import build_optimiser
 from utils.config import Settings
+from utils.device import channels_last
 
 CLIP_FRAMES = 4  # of the one clip of a step
 
@@ -48,7 +49,8 @@ class Adaptation:
         clips = build_adaptation_dataset(frames, total, self._settings, self._config, clips=self._steps,
                                          seed=self._seed)
         device = next(self._model.parameters()).device
-        model = copy.deepcopy(self._model).train().to(memory_format=torch.channels_last)
+        model = copy.deepcopy(self._model).train()
+        channels_last(model)
         if device.type == "cpu":
             use_winograd(model)
         optimiser = build_optimiser(model, self._settings)

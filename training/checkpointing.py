@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ def checkpoint_activations(modules: Iterable[nn.Module]) -> None:
         module.forward = partial(_forward, module, module.forward)
 
 
-def _forward(module: nn.Module, forward, x: Tensor, *options: Any) -> Tensor:
+def _forward(module: nn.Module, forward: Callable[..., Tensor], x: Tensor, *options: Any) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(x, *options)
     contexts: tuple[AbstractContextManager, AbstractContextManager] = nullcontext(), _frozen_statistics(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -61,7 +62,7 @@ class Journal:
         self._pace, self.time_left = Pace(state.progress.step, steps), float("nan")
         self._unread: list[_Step] = []
         self._failed, self._longest, self._since = 0, 1, time.perf_counter()
-        self.last, self.signalled = Losses(*[float("nan")] * 4), 0
+        self.last, self.signalled = Losses(*torch.full((4,), math.nan)), 0
 
     def note(self, losses: Losses, batch: Batch) -> None:
         """Take up a step that was just done."""
@@ -74,7 +75,7 @@ class Journal:
         if logged or len(self._unread) >= self._longest or (self._stop.received and distributed.world_size() == 1):
             self.read()
         if logged and first:
-            record = {f"loss/{name}": value for name, value in self.last._asdict().items()}
+            record = {f"loss/{name}": value.item() for name, value in self.last._asdict().items()}
             rate = self._state.optimiser.param_groups[0]["lr"]
             self.log.log({"epoch": position.epoch, **record, "lr": rate, **self.meter.reading(),
                            "time_left": self.time_left, "failed_clips": position.failed}, position.step)
@@ -90,15 +91,15 @@ class Journal:
         """
         if not self._unread:
             return
-        values = torch.stack([torch.stack(step.losses) for step in self._unread]).tolist()
+        values = torch.stack([torch.stack(step.losses) for step in self._unread]).cpu()
         for step, losses in zip(self._unread, values):
-            refuse_non_finite(Losses(*losses), step.number, step.clips)
-        self.last = Losses(*values[-1])
+            self.last = Losses(*losses)
+            refuse_non_finite(self.last, step.number, step.clips)
         seconds = (time.perf_counter() - self._since) / len(self._unread)
-        failed, signals, seconds = zip(*distributed.gather_numbers(
+        failed, signals, slowest = zip(*distributed.gather_numbers(
             [self._failed, self._stop.received or 0, seconds], self._state.device))
         self.signalled = int(max(signals))
-        self._longest = int(min(max(1, STOPS_WITHIN // max(seconds)), LONGEST_UNREAD))
+        self._longest = int(min(max(1, STOPS_WITHIN // max(slowest)), LONGEST_UNREAD))
         self._unread, self._failed, self._since = [], 0, time.perf_counter()
         self._count_failures(int(sum(failed)))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from training.averages import RunningAverage
 from utils import distributed
@@ -52,7 +53,7 @@ class TrainingState:
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     average: RunningAverage | None
     origin: dict[str, Any]
     progress: Progress

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor
 
 from utils.errors import UserError, run_script
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTERS = (torch.int64, torch.int32)
 # Scores beside the weights of other software are often numbers of NumPy, which keep no code.
-NUMPY_NUMBERS = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype,
-                 *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
+NUMPY_NUMBERS: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype,
+                            *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
 
 
 def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
@@ -140,7 +141,8 @@ def _mistake(tensor: Tensor) -> str | None:
 
 def average_models(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of state dicts in double precision; integer counters are left out (DESIGN section 7)."""
-    return {name: (sum(state[name].double() for state in states) / len(states)).to(tensor.dtype)
+    zero = torch.zeros((), dtype=torch.double)
+    return {name: (sum((state[name].double() for state in states), zero) / len(states)).to(tensor.dtype)
             for name, tensor in states[0].items() if tensor.is_floating_point()}
 
 

@@ -226,7 +226,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
-    values = read(DEFAULT_SETTINGS) | flatten(base or {}, "the checkpoint") | protocol | (instead or {}) | own
+    values = {**read(DEFAULT_SETTINGS), **flatten(base or {}, "the checkpoint"), **protocol, **(instead or {}), **own}
     pairs = parse_pairs(overrides, _types())
     for key, (flag, value) in (flags or {}).items():
         if value is None:

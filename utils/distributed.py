@@ -101,6 +101,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes; for CPUs, which torch's own refuses."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] to [N,C,H,W]; every process holds the same N, H and W."""
         if not self.training:
@@ -122,13 +127,13 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
 
 
-def synchronise_batch_norm(model: nn.Module) -> nn.Module:
-    """Make every BatchNorm2d of `model` use the statistics of the global batch, in place where it is on the CPU."""
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Make every BatchNorm2d within `model` use the statistics of the global batch."""
     if world_size() == 1:
-        return model
+        return
     if dist.get_backend() == "nccl":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d
-    return model

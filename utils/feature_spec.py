@@ -30,7 +30,7 @@ class Term(NamedTuple):
     name: str  # as it stands in the specification, without the weight
     weight: float
     kind: str  # color, cls, merge, efficientnet-lite0, timm, torchvision, dul, crw, vfs or dino
-    model: str | None  # of timm or torchvision
+    model: str  # of timm or torchvision; empty for others
     layer: str | None
     stride: int | None  # [pixels] between features; None: as the network has it
 
@@ -53,11 +53,11 @@ def _parse_term(text: str) -> Term:
     match = _TERM.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no name")
-    kind, model, layer, stride = match["kind"], match["model"], match["layer"], match["stride"]
+    kind, model, layer, stride = match["kind"], match["model"] or "", match["layer"], match["stride"]
     of_library = kind in ("timm", "torchvision")
     if not of_library and kind not in (*FEATURE_KEYS, "efficientnet-lite0", *FORMATS):
         raise ValueError(f"{kind!r} is not known")
-    if of_library != (model is not None):
+    if of_library != bool(model):
         raise ValueError(f"{text!r} lacks its model" if of_library else f"{kind} takes no model")
     if layer and not of_library and kind not in RESNET_FORMATS:
         raise ValueError(f"{kind} has no choice of layers")

@@ -66,7 +66,7 @@ def _as_user_error(error: OSError, path: Path, temporary: Path) -> UserError:
     if error.filename is not None and os.fspath(error.filename) not in {*map(str, (path, temporary)),
                                                                        *map(str, path.parents)}:
         return UserError(f"{error.filename}: {reason}; it is needed for {path}; check that file")
-    remedy = REMEDIES.get(error.errno, "free some space or choose a folder you may write to")
+    remedy = REMEDIES.get(error.errno or 0, "free some space or choose a folder you may write to")
     return UserError(f"{path} could not be written: {reason}; {remedy}")
 
 

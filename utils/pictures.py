@@ -49,7 +49,7 @@ class Picture(NamedTuple):
     """A decoded picture, upright, with what its file says of it: format, number of pictures, whether it is lossy."""
 
     image: Image.Image
-    format: str
+    format: str | None
     pictures: int
     lossy: bool
 
@@ -125,9 +125,10 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     exif = Image.Exif()
     try:
         exif.load(note)
-        return exif.get(ORIENTATION) if exif.get(ORIENTATION) in UPRIGHT else 1
+        orientation = exif.get(ORIENTATION, 1)
     except Exception:  # a damaged note about a picture does not spoil it
         return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _exif_chunk(file: BinaryIO) -> bytes:

@@ -29,7 +29,7 @@ class StopRequest:
     the process where it stands.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
         self._deferred, self._since = False, 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,12 +57,13 @@ class StopRequest:
 
     def while_waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass items on; a signal is raised at once while one is waited for."""
-        iterator, done = iter(items), object()
+        iterator = iter(items)
         while True:
             with self.at_once():
-                item = next(iterator, done)
-            if item is done:
-                return
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
             yield item
 
     def _receive(self, number: int, frame: Any) -> None:

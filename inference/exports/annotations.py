@@ -27,7 +27,9 @@ Labels = Mapping[int, str]
 
 def write_coco(sequences: Sequence[ResultSequence], out: Path, labels: Labels, *, outlines: bool) -> None:
     """One JSON file: an image a frame, an annotation an object in it; `track_id` is the object's id."""
-    categories, images, annotations = _categories(labels), [], []
+    categories = _categories(labels)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for sequence in sequences:
         for frame, mask in zip(sequence.frames, sequence.masks()):
             images.append({"id": len(images) + 1, "file_name": f"{sequence.name}/{frame}.jpg",
@@ -42,7 +44,9 @@ def write_coco(sequences: Sequence[ResultSequence], out: Path, labels: Labels, *
 
 def write_youtube_vis(sequences: Sequence[ResultSequence], out: Path, labels: Labels, *, outlines: bool) -> None:
     """One JSON file: a video a sequence, an annotation an object with its mask, box and area in every frame or null."""
-    categories, videos, annotations = _categories(labels), [], []
+    categories = _categories(labels)
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for sequence in sequences:
         videos.append({"id": len(videos) + 1, "width": sequence.width, "height": sequence.height,
                        "length": len(sequence.frames),

@@ -63,6 +63,7 @@ def writer(name: str, options: Options) -> Writer:
         return functools.partial(write_csv, labels=options.names)
     if name == "tiff":
         return write_label_stack
-    movie = {"objects": options.objects, "feather": options.feather}
-    return functools.partial(write_cutout, **movie) if name == "cutout" else \
-        functools.partial(write_background, **movie, fill=read_fill(options.fill))
+    if name == "cutout":
+        return functools.partial(write_cutout, objects=options.objects, feather=options.feather)
+    return functools.partial(write_background, objects=options.objects, feather=options.feather,
+                             fill=read_fill(options.fill))

@@ -64,9 +64,10 @@ def _alphas(sequence: ResultSequence, objects: Sequence[int],
 
 
 def _write_movie(sequence: ResultSequence, out: Path, encoding: Encoding, pictures: Iterator[np.ndarray]) -> None:
+    video = sequence.source()
     with replacing(out) as temporary:
-        writer = VideoWriter(temporary, (sequence.width, sequence.height), sequence.video.rate, encoding=encoding,
-                             sound=sequence.video.path, pixel_aspect=sequence.video.pixel_aspect)
+        writer = VideoWriter(temporary, (sequence.width, sequence.height), video.rate, encoding=encoding,
+                             sound=video.path, pixel_aspect=video.pixel_aspect)
         for number, picture in zip(sequence.numbers, pictures):
-            writer.write(picture, sequence.video.time(number) - sequence.video.time(sequence.numbers[0]))
+            writer.write(picture, video.time(number) - video.time(sequence.numbers[0]))
         writer.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.filelists import files_by_stem, visible_folders
-from datasets.own_video import OwnVideo, open_video
+from datasets.own_video import open_video
+from datasets.video import OwnVideo
 from inference.confidence import Row, read_table
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
@@ -35,10 +36,10 @@ class ResultSequence:
         self.name, self.video, self.confidence, self._files = name, video, confidence, files
         self.frames = [file.stem for file in files]
         self.ids: list[int] = []
-        sizes = {}
+        sizes: dict[tuple[int, int], Path] = {}
         for file in files:
             mask = read_mask(file)
-            sizes.setdefault(mask.shape[::-1], file)
+            sizes.setdefault((mask.shape[1], mask.shape[0]), file)
             self.ids = sorted({*self.ids, *object_ids(mask)})
         if len(sizes) > 1:
             (first, one), (second, other), *_ = sizes.items()
@@ -63,10 +64,16 @@ class ResultSequence:
         """The index masks in order, uint8 [H,W] each."""
         return map(read_mask, self._files)
 
+    def source(self) -> OwnVideo:
+        """The video, where it is known; else `ValueError`."""
+        if self.video is None:
+            raise ValueError(f"the video of {self.name} is not known")
+        return self.video
+
     def pictures(self) -> Iterator[np.ndarray]:
-        """The video's frames that have masks, uint8 RGB [H,W,3] each; only with a `video`."""
+        """The frames of the `source` that have masks, uint8 RGB [H,W,3] each."""
         wanted = set(self.numbers)
-        for number, frame in enumerate(self.video.frames(0, self.numbers[-1] + 1)):
+        for number, frame in enumerate(self.source().frames(0, self.numbers[-1] + 1)):
             if number in wanted:
                 yield frame
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 
 
 def box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """The smallest box around a mask that is not empty."""
-    return tuple(cv2.boundingRect(mask.astype(np.uint8)))
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, width, height
 
 
 def polygons(mask: np.ndarray) -> list[np.ndarray]:
@@ -32,7 +35,7 @@ def edge_polygons(mask: np.ndarray) -> list[np.ndarray]:
     return [(outline[:, 0] + 1) // 3 for outline in found]
 
 
-def uncompressed_rle(mask: np.ndarray, order: str) -> list[int]:
+def uncompressed_rle(mask: np.ndarray, order: Literal["F", "C"]) -> list[int]:
     """Run lengths of 0, 1, 0, 1, ... beginning with those of 0; `order` "F" runs down columns, "C" along rows."""
     flat = mask.ravel(order=order)
     changes = np.flatnonzero(np.diff(flat)) + 1
