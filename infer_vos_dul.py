@@ -91,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
     add("--custom_interval", action="store_true", default=None,
         help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
-    add("--upsample", choices=UPSAMPLING, help="TEST.UPSAMPLE: edge lets masks follow the colours of the frames")
+    add("--upsample", choices=UPSAMPLING, help="TEST.UPSAMPLE: bilateral lets masks follow the colours of the frames")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,

@@ -1,4 +1,4 @@
-"""Time and memory from the label map to the classes of a frame's pixels: along edges against bilinear resizing.
+"""Time and memory from the label map to the classes of a frame's pixels: bilateral against bilinear upsampling.
 
     python benchmarks/upsampling.py [--picture FILE] [--size 854x480] [--map 108x60] [--device cpu] [--rounds 9]
 
@@ -28,14 +28,14 @@ from benchmarks.common import alone, peak_memory, width_and_height
 from benchmarks.propagation import timed
 from datasets.synthetic import make_clip
 from models.propagation import upsampled_argmax
-from models.upsampling import EdgeAwareUpsampling, undecided
+from models.upsampling import BilateralUpsampling, undecided
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bilinear": lambda labels, picture: upsampled_argmax(labels, picture.shape[:2]),
-    "edge, rgb": EdgeAwareUpsampling().argmax,
-    "edge, lab": EdgeAwareUpsampling(color_space="lab", sigma_color=0.05).argmax,
+    "bilateral, rgb": BilateralUpsampling().argmax,
+    "bilateral, lab": BilateralUpsampling(color_space="lab", sigma_color=0.05).argmax,
 }
 CASES = {"3 classes": (3, False), "21 classes": (21, False), "3 classes, noise": (3, True)}  # how many, whether noise
 
@@ -82,7 +82,7 @@ def main() -> None:
     print("|---" * 8 + "|")
     for case in CASES:
         labels = make_labels(case, args.map[::-1]).to(device)
-        mixed = undecided(labels, EdgeAwareUpsampling().window).float().mean()
+        mixed = undecided(labels, BilateralUpsampling().window).float().mean()
         seconds: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
         for i in range(args.rounds + 1):
             for method, run in METHODS.items():

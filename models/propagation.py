@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.colornet import Branches, ColorNet
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
-from models.upsampling import CLASSES_AT_ONCE, EdgeAwareUpsampling, argmax_of_parts
+from models.upsampling import CLASSES_AT_ONCE, BilateralUpsampling, argmax_of_parts
 from utils.config import TestSettings
 from utils.device import PRECISIONS
 from utils.errors import UserError
@@ -59,10 +59,10 @@ class VideoPropagator:
         device: where it is computed; by default where the encoder's parameters are, the CPU where it has none.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         reduce: masks to the feature map by "bilinear" or "nearest".
-        upsample: labels to pixels: "bilinear", or "edge", along the frame's edges (`EdgeAwareUpsampling`).
-        align_corners: both put the centres of the corner cells on those of the corner pixels; else edges on edges.
+        upsample: labels to pixels: "bilinear", or "bilateral", by the colours of the frame (`BilateralUpsampling`).
+        align_corners: both put the centres of the corner cells on those of the corner pixels; else borders on borders.
         min_max: bring each class's labels to the range [0,1] before the argmax.
-        stretch: move and scale each class's labels towards [0,1] (`stretched`; TEST.NORMALISE).
+        stretch: move and scale each class's labels towards [0,1] (`stretched`; TEST.STRETCH).
         background: weight of the background's labels then.
 
     Its methods raise `ValueError` for what is no frame, no mask or no feature, and change nothing then.
@@ -73,8 +73,8 @@ class VideoPropagator:
                  device: torch.device | str | None = None, precision: str = "fp32", reduce: str = "bilinear",
                  upsample: str = "bilinear", align_corners: bool = True, min_max: bool = False,
                  stretch: bool = False, background: float = 1):
-        if upsample == "edge" and not align_corners:
-            raise UserError("UPSAMPLE edge aligns corners, and TEST.ALIGN_CORNERS is false; change one of them")
+        if upsample == "bilateral" and not align_corners:
+            raise UserError("UPSAMPLE bilateral aligns corners, and TEST.ALIGN_CORNERS is false; change one of them")
         if device is None:
             parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
             device = next((parameter.device for parameter in parameters), "cpu")
@@ -82,7 +82,7 @@ class VideoPropagator:
         self._size = size
         self._labels = LabelPropagator(neighbours, gaps, first)
         self._reduce, self.align_corners = reduce, align_corners
-        self._edge_aware = EdgeAwareUpsampling() if upsample == "edge" else None
+        self._bilateral = BilateralUpsampling() if upsample == "bilateral" else None
         self._weigh = functools.partial(weighed, min_max=min_max, stretch=stretch, background=background)
         self.reset()
 
@@ -202,7 +202,7 @@ class VideoPropagator:
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
         labels = self._weigh(prediction.labels)
-        channel = self._edge_aware.argmax(labels, frame) if self._edge_aware else \
+        channel = self._bilateral.argmax(labels, frame) if self._bilateral else \
             upsampled_argmax(labels, frame.shape[:2], self.align_corners)
         mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
         if given is None:
@@ -284,7 +284,7 @@ def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, pre
                            gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL),
                            first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, upsample=settings.UPSAMPLE,
                            align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
-                           stretch=settings.NORMALISE, background=settings.BACKGROUND)
+                           stretch=settings.STRETCH, background=settings.BACKGROUND)
 
 
 def encoder_batch(device: torch.device, size: tuple[int, int], short_side: int) -> int:

@@ -1,6 +1,6 @@
-"""From the coarse label map to the picture's pixels, along the edges of the picture (DESIGN section 8).
+"""From the coarse label map to the picture's pixels, by the colours of the picture (DESIGN section 8).
 
-    classes = EdgeAwareUpsampling().argmax(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
+    classes = BilateralUpsampling().argmax(labels, picture)      # [M,h,w] and uint8 [H,W,3] to [H,W]
 
 Bilinear resizing takes a pixel's labels from the cells around it and ends masks in round boundaries. What the picture
 knows better is added: with the cells c of a window around pixel p,
@@ -9,8 +9,8 @@ knows better is added: with the cells c of a window around pixel p,
 
 where share_c is proportional to exp(-|colour_p - colour_c|^2 / 2 sigma_colour^2 - |p - c|^2 / 2 sigma_distance^2) and
 smooth_c to the second part of it alone. The difference is what colours say beyond distances: 0 in a flat picture, which
-is resized bilinearly, and where there are edges labels move to their side of them. Taking the mean by `share_c` alone,
-as joint bilateral upsampling does, loses more to blur than edges give back (docs/RESULTS.md).
+is resized bilinearly, and where colours change labels move to their side of the change. Taking the mean by `share_c`
+alone, as joint bilateral upsampling does, loses more to blur than it gives back (docs/RESULTS.md).
 
 Positions are those of bilinear resizing with the corners aligned, so both ways put a cell in the same place. Sharing
 out the weights is attention of the pixels to the cells of their window: with f = (colour/sigma_colour, position/
@@ -76,8 +76,8 @@ def lay_axis(cells: int, pixels: int, device: torch.device) -> Axis:
     return Axis(*(part.to(device) for part in axis))
 
 
-class EdgeAwareUpsampling:
-    """Soft labels of the coarse map to the pixels of a picture, along its edges.
+class BilateralUpsampling:
+    """Soft labels of the coarse map to the pixels of a picture, by its colours.
 
     Args:
         window: odd, above 1, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of

@@ -126,14 +126,14 @@ def test_what_wins_over_what(tmp_path, caplog):
     caplog.set_level("INFO")
     cfg = write(tmp_path / "own.yaml", "TEST: {INFER_WH: [64, 48], KNN: 3}\n")
     test = lambda *arguments, **more: load_settings(*arguments, preset="colornet-best", **more).TEST
-    assert (test().INFER_WH, test().UPSAMPLE) == ((1152, 640), "edge"), "the preset over the defaults"
+    assert (test().INFER_WH, test().UPSAMPLE) == ((1152, 640), "bilateral"), "the preset over the defaults"
     assert test(instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (0, 0), "what the input asks for over the preset"
     assert test(DEFAULT_SETTINGS, instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (0, 0)
     assert load_settings(DEFAULT_SETTINGS, instead={"TEST.INFER_WH": [0, 0]}).TEST.INFER_WH == (0, 0)
     assert not caplog.text
     assert test(cfg, instead={"TEST.INFER_WH": [0, 0]}).INFER_WH == (64, 48), "--cfg over both"
     assert "wins over preset colornet-best: TEST.INFER_WH [1152, 640] -> [64, 48], TEST.KNN 10 -> 3" in caplog.text
-    assert (test(cfg).KNN, test(cfg).UPSAMPLE) == (3, "edge"), "--cfg over the preset, key by key"
+    assert (test(cfg).KNN, test(cfg).UPSAMPLE) == (3, "bilateral"), "--cfg over the preset, key by key"
     assert test(cfg, ["TEST.KNN", "4"]).KNN == 4, "--set over --cfg"
     assert test(cfg, flags={"TEST.INFER_WH": ("--infer_wh", [32, 32])}).INFER_WH == (32, 32), "flags over --cfg"
 
@@ -146,7 +146,7 @@ def every_setting():
 OTHER_VALUES = {"DATASET.ROOT": "elsewhere", "DATASET.STILLS": "photos", "DATASET.STILLS_SHARE": "0.5",
                 "TEST.KEY": "color", "DATASET.CROP_SIZE": "[64, 64]", "MODEL.BETAS": "[0.1, 0.2]",
                 "DATASET.SMALLEST_RANGE": "[10, 20]", "TB.IM_SIZE": "[8, 8]", "DATASET.RND_ZOOM_RANGE": "[0.1, 0.2]",
-                "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5", "TEST.UPSAMPLE": "edge",
+                "TEST.INFER_WH": "[64, 64]", "TRAIN.EMA": "0.5", "TEST.UPSAMPLE": "bilateral",
                 "TEST.WINDOW": "square", "TEST.FIRST_IN_RECENT": "once", "TEST.SIZE_MULTIPLES": "[8, 8]",
                 "TEST.SIZE_ROUNDING": "down", "TEST.REDUCE": "nearest"}
 
@@ -157,6 +157,11 @@ def test_set_overrides_every_key(key):
     old = getattr(getattr(load_settings(), section), name)
     text = OTHER_VALUES.get(key) or (str(not old).lower() if isinstance(old, bool) else str(old + 1))
     assert getattr(getattr(load_settings(overrides=[key, text]), section), name) != old
+
+
+def test_settings_of_an_older_checkpoint_are_read_by_their_names_of_today():
+    test = load_settings(base={"TEST": {"NORMALISE": True, "UPSAMPLE": "edge"}}).TEST
+    assert (test.STRETCH, test.UPSAMPLE) == (True, "bilateral")
 
 
 @pytest.mark.parametrize("text", ["/data/set #2", "a: b", "2024", "true", "~", "2024-01-01", "[x", "'quoted'", "&a"])

@@ -139,7 +139,7 @@ def test_an_object_that_appears_later_is_tracked_from_there(root, tmp_path):
 @pytest.mark.parametrize(("flags", "sets"), [
     (("--infer_wh", 32, 24), ()), (("--infer_R", 1), ()), (("--custom_interval",), ()), ((), ("TEST.KNN", 1)),
     ((), ("TEST.CXT_SIZE", 1)), ((), ("TEST.RADIUS", 1)), ((), ("TEST.TEMP", 5)), ((), ("TEST.INFER_WH", "[32,24]")),
-    ((), ("TEST.BACKGROUND", 0.5)), (("--precision", "bf16"), ()), (("--upsample", "edge"), ())], ids=str)
+    ((), ("TEST.BACKGROUND", 0.5)), (("--precision", "bf16"), ()), (("--upsample", "bilateral"), ())], ids=str)
 def test_every_switch_changes_the_masks(root, tmp_path, plain, flags, sets):
     assert not same(infer(root, tmp_path, "--no-overlay", *flags, sets=sets), plain)
 

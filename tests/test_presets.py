@@ -122,6 +122,6 @@ def test_min_max_leaves_what_is_nowhere():
 
 
 def test_edges_are_followed_with_aligned_corners_only():
-    test = load_settings(preset="dino", overrides=["TEST.UPSAMPLE", "edge"]).TEST
+    test = load_settings(preset="dino", overrides=["TEST.UPSAMPLE", "bilateral"]).TEST
     with pytest.raises(UserError, match="ALIGN_CORNERS"):
         build_propagator(Stored([]), test)

@@ -45,10 +45,10 @@ def sequence(root):
 
 
 @pytest.mark.parametrize("option, settings", [
-    ("colornet", {}), ("edge", {"UPSAMPLE": "edge"}), ("color+radius 6", {"KEY": "color", "RADIUS": 6}),
+    ("colornet", {}), ("bilateral", {"UPSAMPLE": "bilateral"}), ("color+radius 6", {"KEY": "color", "RADIUS": 6}),
     ("cls+k 5+temperature 0.1", {"KEY": "cls", "KNN": 5, "TEMP": 0.1}), ("gaps", {"CUSTOM_INTERVAL": True}),
-    ("normalise", {"NORMALISE": True}),
-    ("edge+normalise+background 0.9", {"UPSAMPLE": "edge", "NORMALISE": True, "BACKGROUND": 0.9})])
+    ("stretch", {"STRETCH": True}),
+    ("bilateral+stretch+background 0.9", {"UPSAMPLE": "bilateral", "STRETCH": True, "BACKGROUND": 0.9})])
 def test_options_that_the_product_has_score_as_its_masks_do(root, sequence, option, settings):
     model = load_model(root / "model.pth")
     test = dataclasses.replace(load_settings().TEST, INFER_WH=list(SIZE), **settings)
@@ -96,13 +96,13 @@ def test_the_command_prints_a_table_and_measures_nothing_twice(root, capsys, mon
 
 def test_labels_are_kept_by_what_they_depend_on(root, sequence, tmp_path, monkeypatch):
     model, store = load_model(root / "model.pth"), study.LabelStore(tmp_path / "labels", "random-first")
-    names = ["colornet", "edge", "radius 6+edge"]
+    names = ["colornet", "bilateral", "radius 6+bilateral"]
     first = study.score_options(model, sequence, names, size=SIZE, store=store)
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["random-first", "random-first-radius_6"]
     monkeypatch.setattr(study, "carry", None)
     again = study.score_options(model, sequence, names, size=SIZE, store=store)
     assert [(row["J"], row["F"]) for row in again] == [(row["J"], row["F"]) for row in first]
-    some = study.score_options(model, sequence, ["edge"], size=SIZE, score_every=5, store=store)
+    some = study.score_options(model, sequence, ["bilateral"], size=SIZE, score_every=5, store=store)
     assert np.isnan(some[0]["J"]), "of six frames the first and the last are left, and these are not scored"
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from models import upsampling
 from models.colornet import ColorNet
 from models.propagation import build_propagator, upsampled_argmax
-from models.upsampling import EdgeAwareUpsampling, lay_axis
+from models.upsampling import BilateralUpsampling, lay_axis
 from utils.config import load_settings
 from utils.images import rgb_to_lab
 
@@ -79,7 +79,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_it_is_the_bilinear_map_and_what_colors_add(h, w, H, W, options):
     labels, picture = soft_labels(3, h, w), patches(H, W)
     wanted = reference(labels, picture, **options)
-    method = EdgeAwareUpsampling(**options)
+    method = BilateralUpsampling(**options)
     np.testing.assert_allclose(method.soft_labels(labels, picture), wanted, atol=1e-5)
     ranked = np.sort(wanted, 0)
     clear = ranked[-1] - ranked[-2] > 1e-5
@@ -96,7 +96,7 @@ def test_weights_by_hand():
     sigmoid = lambda x: 1 / (1 + math.exp(-x))
     # Squared distances to the two cells differ by 1, 1/3, -1/3 and -1, squared colour distances by 3.
     for sigma_color, color in ((1, 3 / 2), (1e6, 0)):
-        soft = EdgeAwareUpsampling(sigma_color=sigma_color, sigma_distance=1).soft_labels(labels, picture)[0, 0]
+        soft = BilateralUpsampling(sigma_color=sigma_color, sigma_distance=1).soft_labels(labels, picture)[0, 0]
         wanted = [bilinear + sigmoid(near + side * color) - sigmoid(near) for bilinear, near, side in
                   ((1, 1 / 2, 1), (2 / 3, 1 / 6, 1), (1 / 3, -1 / 6, -1), (0, -1 / 2, -1))]
         torch.testing.assert_close(soft, torch.tensor(wanted))
@@ -110,7 +110,7 @@ def test_labels_end_at_the_edge_of_the_picture():
     picture[object_mask] = (200, 30, 60)
     share = F.interpolate(torch.from_numpy(object_mask)[None, None].float(), (8, 10), mode="area")[0]
     labels = torch.cat([1 - share, share])
-    edge = EdgeAwareUpsampling().argmax(labels, picture).numpy() == 1
+    edge = BilateralUpsampling().argmax(labels, picture).numpy() == 1
     bilinear = F.interpolate(labels[None], (64, 80), mode="bilinear", align_corners=True)[0].argmax(0).numpy() == 1
     assert (bilinear != object_mask).sum() > 90
     assert (edge != object_mask).sum() < 10
@@ -121,10 +121,10 @@ def test_labels_end_at_the_edge_of_the_picture():
 def test_a_flat_picture_is_resized_bilinearly(color_space, color):
     labels, picture = soft_labels(3, 5, 7), np.full((39, 50, 3), color, np.uint8)
     bilinear = F.interpolate(labels[None], (39, 50), mode="bilinear", align_corners=True)[0]
-    method = EdgeAwareUpsampling(color_space=color_space, sigma_color=1e-3)
+    method = BilateralUpsampling(color_space=color_space, sigma_color=1e-3)
     torch.testing.assert_close(method.soft_labels(labels, picture), bilinear, rtol=0, atol=2e-6)
     assert (method.argmax(labels, picture) == bilinear.argmax(0)).float().mean() > 0.999
-    torch.testing.assert_close(EdgeAwareUpsampling(sigma_color=1e9).soft_labels(labels, patches(39, 50)), bilinear,
+    torch.testing.assert_close(BilateralUpsampling(sigma_color=1e9).soft_labels(labels, patches(39, 50)), bilinear,
                                rtol=0, atol=2e-6)
 
 
@@ -137,7 +137,7 @@ def test_what_needs_no_weights_is_what_they_would_give(classes, sharpness):
     labels = F.interpolate(coarse, (15, 20), mode="bilinear")[0].softmax(0)
     picture = np.random.default_rng(0).integers(0, 2, (121, 157, 3)).astype(np.uint8) * 255
     picture[:60] = patches(60, 157)
-    method = EdgeAwareUpsampling(sigma_color=0.02)
+    method = BilateralUpsampling(sigma_color=0.02)
     assert torch.equal(method.argmax(labels, picture), method.soft_labels(labels, picture).argmax(0))
 
 
@@ -154,7 +154,7 @@ def test_a_color_that_no_cell_has_still_gets_a_class():
     picture = np.full((41, 41, 3), (0, 255, 0), np.uint8)
     picture[20, 20] = picture[3, 9] = (255, 0, 0)
     labels = soft_labels(3, 6, 6)
-    soft = EdgeAwareUpsampling().soft_labels(labels, picture)
+    soft = BilateralUpsampling().soft_labels(labels, picture)
     torch.testing.assert_close(soft.sum(0), torch.ones(41, 41))
 
 
@@ -163,19 +163,19 @@ def test_no_object_out_of_its_reach():
     labels[0] = 0.1
     labels[:, 4, 4] = torch.tensor([0.0, 1.0])
     noise = np.random.default_rng(1).integers(0, 256, (73, 73, 3)).astype(np.uint8)
-    found = EdgeAwareUpsampling().argmax(labels, noise).bool()
+    found = BilateralUpsampling().argmax(labels, noise).bool()
     assert found.any()
     # Cells are 9 pixels apart: the windows that hold the cell at 36 belong to pixels nearest to the cells 2 to 6.
     assert not found[:14].any() and not found[59:].any() and not found[:, :14].any() and not found[:, 59:].any()
-    assert (EdgeAwareUpsampling().soft_labels(labels, noise)[1][:14] == 0).all()
+    assert (BilateralUpsampling().soft_labels(labels, noise)[1][:14] == 0).all()
 
 
 def test_equal_shares_go_to_the_first_class():
     labels = torch.zeros(40, 5, 6)
     labels[[7, 20, 33]] = 1
-    assert (EdgeAwareUpsampling().argmax(labels, patches(33, 47)) == 7).all()
+    assert (BilateralUpsampling().argmax(labels, patches(33, 47)) == 7).all()
     labels[7, 2, 3] = 0  # now there are windows with two answers
-    assert set(EdgeAwareUpsampling().argmax(labels, patches(33, 47)).unique().tolist()) <= {7, 20}
+    assert set(BilateralUpsampling().argmax(labels, patches(33, 47)).unique().tolist()) <= {7, 20}
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def small_parts(monkeypatch):
 
 @pytest.mark.parametrize("color_space", ["rgb", "lab"])
 def test_parts_do_not_show(request, color_space):
-    labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), EdgeAwareUpsampling(color_space=color_space)
+    labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), BilateralUpsampling(color_space=color_space)
     soft, classes = method.soft_labels(labels, picture), method.argmax(labels, picture)
     assert torch.equal(soft.argmax(0), classes)
     request.getfixturevalue("small_parts")
@@ -202,10 +202,10 @@ def test_parts_do_not_show(request, color_space):
 
 def test_threads_do_not_show(small_parts):
     labels, picture = soft_labels(5, 6, 8), patches(47, 61)
-    alone = EdgeAwareUpsampling().argmax(labels, picture)
+    alone = BilateralUpsampling().argmax(labels, picture)
     torch.set_num_threads(2)
     try:
-        assert torch.equal(EdgeAwareUpsampling().argmax(labels, picture), alone)
+        assert torch.equal(BilateralUpsampling().argmax(labels, picture), alone)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_classes_or_pixels(monkeypatch):
     monkeypatch.setattr(upsampling, "mix", lambda labels, cells, weights: (
         taken.append((len(labels), weights.numel())), mix(labels, cells, weights))[1])
     labels = soft_labels(70, 3, 3)
-    EdgeAwareUpsampling().argmax(labels, patches(300, 400))
+    BilateralUpsampling().argmax(labels, patches(300, 400))
     assert max(classes for classes, _ in taken) <= upsampling.CLASSES_AT_ONCE
     assert max(weights for _, weights in taken) <= upsampling.WEIGHTS_AT_ONCE["cpu"]
     assert sum(weights for _, weights in taken) > 2 * upsampling.WEIGHTS_AT_ONCE["cpu"], "the parts were never needed"
@@ -226,11 +226,11 @@ def test_memory_does_not_grow_with_classes_or_pixels(monkeypatch):
 def test_pictures_may_be_views_and_tensors():
     picture = patches(30, 40)
     labels = soft_labels(2, 4, 5)
-    wanted = EdgeAwareUpsampling().argmax(labels, picture[:, ::-1].copy())
-    assert torch.equal(EdgeAwareUpsampling().argmax(labels, picture[:, ::-1]), wanted)
-    assert torch.equal(EdgeAwareUpsampling().argmax(labels, torch.from_numpy(picture).flip(1)), wanted)
+    wanted = BilateralUpsampling().argmax(labels, picture[:, ::-1].copy())
+    assert torch.equal(BilateralUpsampling().argmax(labels, picture[:, ::-1]), wanted)
+    assert torch.equal(BilateralUpsampling().argmax(labels, torch.from_numpy(picture).flip(1)), wanted)
     transposed = torch.from_numpy(np.ascontiguousarray(picture[:, ::-1].transpose(2, 0, 1))).permute(1, 2, 0)
-    assert torch.equal(EdgeAwareUpsampling().argmax(labels, transposed), wanted)
+    assert torch.equal(BilateralUpsampling().argmax(labels, transposed), wanted)
 
 
 def test_wrong_use_is_refused():
@@ -238,13 +238,13 @@ def test_wrong_use_is_refused():
     for options, word in (({"window": 4}, "odd"), ({"window": -1}, "odd"), ({"color_space": "hsv"}, "rgb, lab"),
                           ({"sigma_color": 0}, "sigma"), ({"sigma_distance": -1}, "sigma")):
         with pytest.raises(ValueError, match=word):
-            EdgeAwareUpsampling(**options)
+            BilateralUpsampling(**options)
     for bad in (labels[0], labels.long(), labels.double(), labels[:0]):
         with pytest.raises(ValueError, match="soft labels"):
-            EdgeAwareUpsampling().argmax(bad, picture)
+            BilateralUpsampling().argmax(bad, picture)
     for bad in (picture[..., 0], picture.astype(np.float32), picture[..., :2]):
         with pytest.raises(ValueError, match="picture"):
-            EdgeAwareUpsampling().soft_labels(labels, bad)
+            BilateralUpsampling().soft_labels(labels, bad)
 
 
 def test_lab_as_8_bit_pictures_hold_it():
@@ -258,7 +258,7 @@ def test_lab_as_8_bit_pictures_hold_it():
 
 @pytest.mark.parametrize(("upsample", "wanted"), [
     ("bilinear", lambda labels, frame: upsampled_argmax(labels, frame.shape[:2])),
-    ("edge", lambda labels, frame: EdgeAwareUpsampling().argmax(labels, frame))])
+    ("bilateral", lambda labels, frame: BilateralUpsampling().argmax(labels, frame))])
 def test_the_propagator_upsamples_as_it_is_told(upsample, wanted):
     torch.manual_seed(0)
     model = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=16).eval()
@@ -276,7 +276,7 @@ def test_the_propagator_upsamples_as_it_is_told(upsample, wanted):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("options", [{}, {"color_space": "lab", "sigma_color": 0.05}])
 def test_the_gpu_gives_the_classes_of_the_cpu(options):
-    labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), EdgeAwareUpsampling(**options)
+    labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), BilateralUpsampling(**options)
     on_gpu = method.soft_labels(labels.cuda(), picture).cpu()
     assert (on_gpu - method.soft_labels(labels, picture)).abs().max() < (1e-5 if not options else 0.1)
     gpu, cpu = (method.argmax(on, picture).cpu() for on in (labels.cuda(), labels))

@@ -31,7 +31,7 @@ DEFAULT_TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_default_M.json"
 SHIPPED_MODEL = REPOSITORY / "data/weights/colornet_S.pth"
 PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
-UPSAMPLING = ("bilinear", "edge")
+UPSAMPLING = ("bilinear", "bilateral")
 
 
 def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -161,7 +161,7 @@ class TestSettings:
     ALIGN_CORNERS: bool = _switch()
     UPSAMPLE: str = _one_of(*UPSAMPLING)
     MIN_MAX: bool = _switch()
-    NORMALISE: bool = _switch()
+    STRETCH: bool = _switch()
     BACKGROUND: float = _positive()
 
 
@@ -226,7 +226,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
-    values = {**read(DEFAULT_SETTINGS), **flatten(base or {}, "the checkpoint"), **protocol, **(instead or {}), **own}
+    values = {**read(DEFAULT_SETTINGS), **_from_checkpoint(base or {}), **protocol, **(instead or {}), **own}
     pairs = parse_pairs(overrides, _types())
     for key, (flag, value) in (flags or {}).items():
         if value is None:
@@ -237,6 +237,16 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
         pairs[key] = value
     origin = path or ("the checkpoint" if base else DEFAULT_SETTINGS)
     return _nest(values | pairs, f"{origin} and --set")
+
+
+def _from_checkpoint(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings by the names that keys and values have today."""
+    values = flatten(sections, "the checkpoint")
+    if "TEST.NORMALISE" in values:
+        values["TEST.STRETCH"] = values.pop("TEST.NORMALISE")
+    if values.get("TEST.UPSAMPLE") == "edge":
+        values["TEST.UPSAMPLE"] = "bilateral"
+    return values
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -47,13 +47,13 @@ from models.features import Features, load_features, needs_model, weight_files
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
 from models.propagation import resize, upsampled_argmax, weighed
-from models.upsampling import EdgeAwareUpsampling
+from models.upsampling import BilateralUpsampling
 from utils.errors import UserError, run_script
 from utils.feature_spec import folder_name
 from utils.images import imagenet_normalise
 
 Network = ColorNet | Features
-Guide = Callable[[Network, np.ndarray], np.ndarray]  # a frame to the picture whose edges are followed
+Guide = Callable[[Network, np.ndarray], np.ndarray]  # a frame to the picture whose colours are followed
 Maps = tuple[Tensor, ...]  # of one frame, unit [C,h,w]: the branches `color` and `cls`, or other features alone
 
 
@@ -74,13 +74,13 @@ class Options:
     scales: bool = False  # the mean with the labels carried through frames 4/3 as large
     backward: bool = False  # the mean with the labels carried back from the last frame
     upsample: str = "bilinear"  # a name of UPSAMPLING
-    normalise: bool = False  # stretch the labels before the argmax
+    stretch: bool = False  # stretch the labels before the argmax
     background: float = 1  # weight of its labels in the argmax
 
     @property
     def carrying(self) -> Options:
         """What the labels on the feature map depend on."""
-        return dataclasses.replace(self, upsample="bilinear", normalise=False, background=1)
+        return dataclasses.replace(self, upsample="bilinear", stretch=False, background=1)
 
 
 def network_guide(stage: str) -> Guide:
@@ -104,18 +104,18 @@ def noise(frame: np.ndarray) -> float:
     return float(np.abs(cv2.filter2D(frame.astype(np.float32) / 255, -1, kernel)).mean() * np.sqrt(np.pi / 2) / 6)
 
 
-UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], EdgeAwareUpsampling], Guide | None] | None] = {
+UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], BilateralUpsampling], Guide | None] | None] = {
     "bilinear": None,
-    "edge": (lambda frame: EdgeAwareUpsampling(), None),
-    **{name: (lambda frame, options=options: EdgeAwareUpsampling(**options), None) for name, options in {
+    "bilateral": (lambda frame: BilateralUpsampling(), None),
+    **{name: (lambda frame, options=options: BilateralUpsampling(**options), None) for name, options in {
         **{f"colour {sigma}": {"sigma_color": sigma} for sigma in (0.05, 0.07, 0.2)},
         **{f"distance {sigma:.0f}": {"sigma_distance": sigma} for sigma in (1.0, 2.0)},
         **{f"window {cells}": {"window": cells} for cells in (3, 7)},
         **{f"lab {sigma}": {"color_space": "lab", "sigma_color": sigma} for sigma in (0.03, 0.05, 0.07)}}.items()},
-    "colour by noise": (lambda frame: EdgeAwareUpsampling(sigma_color=0.05 + 5 * noise(frame)), None),
-    "colour by contrast": (lambda frame: EdgeAwareUpsampling(sigma_color=0.4 * float(frame.std()) / 255), None),
-    "guide stride 2": (lambda frame: EdgeAwareUpsampling(), network_guide("stride 2")),
-    "guide stride 4": (lambda frame: EdgeAwareUpsampling(), network_guide("stride 4")),
+    "colour by noise": (lambda frame: BilateralUpsampling(sigma_color=0.05 + 5 * noise(frame)), None),
+    "colour by contrast": (lambda frame: BilateralUpsampling(sigma_color=0.4 * float(frame.std()) / 255), None),
+    "guide stride 2": (lambda frame: BilateralUpsampling(), network_guide("stride 2")),
+    "guide stride 4": (lambda frame: BilateralUpsampling(), network_guide("stride 4")),
 }
 OPTIONS: dict[str, dict] = {
     "colornet": {},
@@ -126,13 +126,13 @@ OPTIONS: dict[str, dict] = {
     **{f"radius {n}": {"radius": n} for n in (6, 8, 18, 25)}, **{f"k {n}": {"knn": n} for n in (5, 15, 20)},
     **{f"temperature {t}": {"temperature": t} for t in (0.03, 0.1)}, "context 10": {"context": 10},
     "gaps": {"custom_interval": True}, "stride 4": {"stride": 4},
-    "normalise": {"normalise": True}, **{f"background {w}": {"background": w} for w in (0.8, 0.9)},
+    "stretch": {"stretch": True}, **{f"background {w}": {"background": w} for w in (0.8, 0.9)},
     **{f"{lines} lines": {"scale": lines / 480} for lines in (576, 640, 720)},
 }
 
 
 def options_of(name: str) -> Options:
-    """`edge+radius 25` to options; `UserError` for a name that is not known."""
+    """`bilateral+radius 25` to options; `UserError` for a name that is not known."""
     changes: dict = {}
     for part in name.split("+"):
         if part not in OPTIONS:
@@ -254,7 +254,7 @@ def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[
 @torch.inference_mode()
 def to_pixels(model: Network, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
-    labels = weighed(labels, stretch=options.normalise, background=options.background)
+    labels = weighed(labels, stretch=options.stretch, background=options.background)
     if UPSAMPLING[options.upsample] is None:
         return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]
