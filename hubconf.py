@@ -13,7 +13,7 @@ dependencies = ["torch", "torchvision", "numpy", "cv2", "yaml"]
 
 
 def colornet_s(pretrained: bool = False) -> ColorNet:
-    """Size S, local and global features; `pretrained` loads the weights that come with the software."""
+    """Size S, local and global features; `pretrained` loads the bundled weights."""
     return _colornet("S", "default_S", pretrained)
 
 

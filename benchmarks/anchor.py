@@ -1,4 +1,4 @@
-"""The anchor: a small ImageNet network, our features and both together, in one propagator on the same frames.
+"""A small ImageNet network, our features and both together, in one propagator on the same frames.
 
     pip install -r requirements-features.txt
     python benchmarks/anchor.py --list filelists/davis16 --root ROOT [--size 432x240] [--resume MODEL]

@@ -5,7 +5,7 @@
 
 The first table has one row a method of propagation, each in processes of its own that take turns, the median of
 --rounds; frames are timed after the context of 20 recent frames is full. The baseline is the same pipeline with the
-plain routine of `baselines/propagation.py`. The second form prints the memory of one run as the video goes on. Without
+plain search of `baselines/propagation.py`. The second form prints the memory of one run as the video goes on. Without
 --model the network is S with random weights. "processor" is the processor time of all threads: where other programs run
 at the same time its ratio means more than the clock's.
 """
@@ -49,20 +49,20 @@ DRAWN = 60  # different frames; a longer video goes through them to and fro
 
 
 class PlainPropagation(NeighbourPropagation):
-    """The baseline: the plain routine once the context is full; filling it with the plain routine only takes longer."""
+    """The baseline: the plain search once the context is full; filling it with the plain search only takes longer."""
 
     def __init__(self, filling: int, **options):
         super().__init__(**options)
         self.filling = filling
 
     def prepare(self, features):
-        """Keep the features as the plain routine takes them, too."""
+        """Keep the features as the plain search takes them, too."""
         prepared = super().prepare(features)
         prepared.plain = features
         return prepared
 
     def __call__(self, query, references, recent):
-        """Labels by one of the two; the plain routine gives no similarity."""
+        """Labels by one of the two; the plain search gives no similarity."""
         self.filling -= 1
         if self.filling >= 0:
             return super().__call__(query, references, recent)

@@ -1,4 +1,4 @@
-"""Time of a training clip against a plain transcription, on one thread, and whether both make the same clips.
+"""Time of a training clip against a reference implementation, on one thread, and whether both make the same clips.
 
     python benchmarks/loader.py [--frames DIR] [--clips 40]
     python benchmarks/loader.py [--frames DIR] --workers 4 14      # clips a second of the whole loader instead

@@ -1,4 +1,4 @@
-"""Time and memory of label propagation against the plain routine, on features of real or drawn frames.
+"""Time and memory of label propagation against an exhaustive search, on features of real or drawn frames.
 
     python benchmarks/propagation.py [--frames FOLDER] [--model MODEL] [--size 864x480] [--radius 25] [--device cpu]
 

@@ -1,4 +1,4 @@
-"""Time of a training step against a plain transcription, memory, and where our time goes.
+"""Time of a training step against a reference implementation, memory, and where our time goes.
 
     python benchmarks/training.py [--threads 1]                                   # fp32 on the CPU
     python benchmarks/training.py --device cuda --clips 8 --precision bf16 [--compile]

@@ -18,7 +18,7 @@ YOUTUBE_VOS_VIDEOS, COCO_PICTURES = 3471, 118_287  # of the training sets
 
 
 class Found(NamedTuple):
-    """One data set: `whole`, `in part` or `missing`, and what is there or to be done."""
+    """One data set: `complete`, `incomplete` or `missing`, and what is there or to be done."""
 
     name: str
     state: str
@@ -47,8 +47,8 @@ def _training(root: Path) -> Found:
 def _counted(name: str, folder: Path, due: int, unit: str, count: Callable[[Path], int], remedy: str) -> Found:
     number = count(folder) if folder.is_dir() else 0
     if number >= due:
-        return Found(name, "whole", f"{number} {unit} in {folder}")
-    return Found(name, "in part" if number else "missing", f"{number} of {due} {unit} in {folder}; {remedy}")
+        return Found(name, "complete", f"{number} {unit} in {folder}")
+    return Found(name, "incomplete" if number else "missing", f"{number} of {due} {unit} in {folder}; {remedy}")
 
 
 def _davis(root: Path, set_name: str) -> list[EvaluationSequence]:
@@ -65,6 +65,6 @@ def _labelled(name: str, read: Callable[[], list[EvaluationSequence]], folder: P
     try:
         sequences = read()
     except UserError as error:
-        return Found(name, "in part", f"{str(error).rstrip()}\n  {remedy}")
+        return Found(name, "incomplete", f"{str(error).rstrip()}\n  {remedy}")
     frames = sum(len(sequence.frames) for sequence in sequences)
-    return Found(name, "whole", f"{len(sequences)} sequences, {frames} frames in {folder}")
+    return Found(name, "complete", f"{len(sequences)} sequences, {frames} frames in {folder}")

@@ -87,7 +87,7 @@ class Pass:
         self._store = PredictionStore(folder) if folder else None
         self.done = self._store.known(self.order, job.masks) if self._store else 0
         if self.done < len(self.order):
-            # The same frames are encoded together again: features may depend on their company in the last bit.
+            # The same frames are encoded together again: the last bit of features may depend on the batch.
             self.done -= self.done % batch_size
 
     def prediction(self, number: int, device: torch.device | str = "cpu") -> Prediction:
@@ -133,7 +133,7 @@ class Pass:
                           correct=self._job.correct)
 
     def _features(self, propagator: VideoPropagator, places: set[int]) -> dict[int, Tensor]:
-        """Features of the frames at these places of the order, encoded in the company in which they were before."""
+        """Features of the frames at these places of the order, encoded in the same batches as before."""
         starts = sorted({place - place % self._batch for place in places})
         found: dict[int, Tensor] = {}
         for _, group in groupby(enumerate(starts), key=lambda item: item[1] - item[0] * self._batch):

@@ -92,7 +92,7 @@ class VideoWriter:
 
 
 class BackgroundWriter:
-    """Runs writing functions in threads and holds at most `depth` of them; none fails unheard.
+    """Runs writing functions in threads and holds at most `depth` of them; no error is lost.
 
     Use as context manager: leaving it waits for everything, and an error of any call is raised by a later `submit` or
     on leaving.

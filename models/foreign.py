@@ -1,4 +1,4 @@
-"""Networks of others as encoders: of timm, of torchvision, EfficientNet-Lite0, and released files of relatives."""
+"""Other networks as encoders: timm, torchvision, EfficientNet-Lite0, and released weights of related methods."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class NeighbourPropagation:
         return best
 
     def _is_fused(self, store: FrameStore) -> bool:
-        """Whether the kernel does it; it knows circles, not the squares of relatives' protocols."""
+        """Whether the kernel does it; it knows circles, not the squares of other protocols."""
         return store.device.type == "cuda" and self.window == "circle" and kernels_start()
 
     def _search_by_bounds(self, store: FrameStore, query: int, slots: Slots, best: Best, tile: int,

@@ -1,4 +1,4 @@
-"""Networks that relatives released: the formats of their files, and what the files do not say.
+"""Released networks of related methods: the formats of their files, and what the files do not say.
 
 | format | file | network | layer | padding |
 |---|---|---|---|---|

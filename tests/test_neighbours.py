@@ -1,4 +1,4 @@
-"""The neighbour search against the plain routine, in every way it can go."""
+"""The neighbour search against the exhaustive reference, in every way it can go."""
 
 from __future__ import annotations
 

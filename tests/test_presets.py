@@ -1,4 +1,4 @@
-"""Protocols of relatives: each preset against its own rules, written out here."""
+"""Protocols of related methods: each preset against its own rules, written out here."""
 
 from __future__ import annotations
 

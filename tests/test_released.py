@@ -1,4 +1,4 @@
-"""Files of relatives: each layout, made here with known numbers, gives what a plain forward pass gives."""
+"""Released files of related methods: each layout, made here with known numbers, gives a plain forward pass's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain routine, every position against the whole context: reference of the tests, baseline of benchmarks."""
+"""Exhaustive label propagation, each position against the whole context: reference of tests, baseline of benchmarks."""
 
 from __future__ import annotations
 
