@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +26,7 @@ class Losses(NamedTuple):
 
 def refuse_non_finite(losses: Losses, step: int, clips: list[str]) -> None:
     """End training at a loss that is not a number, naming the term, the step (counted from 1) and the batch's clips."""
-    bad = [name for name, value in losses._asdict().items() if not math.isfinite(value)]
+    bad = [name for name, value in losses._asdict().items() if not value.isfinite()]
     if bad:
         raise UserError(f"losses must be finite; {', '.join(bad)} is not at step {step} (clips {', '.join(clips)}); "
                         "lower MODEL.LR, and instead of fp16 use fp32 or bf16")

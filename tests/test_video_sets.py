@@ -95,7 +95,7 @@ def test_inventory(davis, tmp_path):
     touch(tmp_path, "JPEGImages/a/0.jpg", "valid/meta.json")
     found = {one.name: one for one in inventory(tmp_path)}
     assert found["YouTube-VOS train"].state == "incomplete" and "1 of 3471 videos" in found["YouTube-VOS train"].detail
-    assert found["DAVIS 2017 test-dev"] == ("DAVIS 2017 test-dev", "whole", f"1 sequences, 3 frames in {davis}")
+    assert found["DAVIS 2017 test-dev"] == ("DAVIS 2017 test-dev", "complete", f"1 sequences, 3 frames in {davis}")
     assert found["DAVIS 2017 val"].state == "incomplete", "the published list names frames that are not there"
     assert "train.txt" in found["DAVIS 2017 train"].detail and "unpack DAVIS-2017" in found["DAVIS 2017 train"].detail
     assert found["YouTube-VOS valid"].state == "incomplete" and found["COCO train2017"].state == "missing"
