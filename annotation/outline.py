@@ -62,7 +62,7 @@ def cut_scribbles(frame: np.ndarray, mask: np.ndarray, inside: np.ndarray, outsi
 class BorderLines:
     """Lines from one place of a frame along the borders of what it shows."""
 
-    def __init__(self, frame: np.ndarray, start: tuple[int, int]):
+    def __init__(self, frame: np.ndarray, start: Sequence[int]):
         """`frame` is uint8 RGB [H,W,3], `start` x, y [pixels], brought into it."""
         self._start = self._within(start, (0, 0), frame.shape[1::-1])
         self._low = [max(0, at - REACH) for at in self._start]
@@ -74,14 +74,14 @@ class BorderLines:
         self._scissors.applyImage(np.ascontiguousarray(frame[top:bottom, left:right]))
         self._scissors.buildMap(tuple(at - low for at, low in zip(self._start, self._low)))
 
-    def to(self, end: tuple[int, int]) -> np.ndarray:
+    def to(self, end: Sequence[int]) -> np.ndarray:
         """The line to `end`, x, y [pixels], brought into reach: int [N,2], both ends among them."""
         end = self._within(end, self._low, self._high)
         line = self._scissors.getContour(tuple(at - low for at, low in zip(end, self._low)))
         return line.reshape(-1, 2) + self._low
 
     @staticmethod
-    def _within(place: tuple[int, int], low: Sequence[int], high: Sequence[int]) -> tuple[int, ...]:
+    def _within(place: Sequence[int], low: Sequence[int], high: Sequence[int]) -> tuple[int, ...]:
         return tuple(min(max(at, least), beyond - 1) for at, least, beyond in zip(place, low, high))
 
 

@@ -51,7 +51,7 @@ class Server:
         self._session, self._work, self._hosts = session, work, hosts
         # Cookies do not know ports, so that two videos' servers must not share a name.
         self._cookie = f"annotation_{secrets.token_hex(4)}"
-        self._lines: tuple[Any, BorderLines | None] = None, None  # the last ones, and of what frame and place
+        self._lines: dict[tuple[int, tuple[int, ...]], BorderLines] = {}  # the last ones, by frame and place
 
     def application(self) -> web.Application:
         """The routes behind their checks."""
@@ -142,10 +142,10 @@ class Server:
         return web.json_response(line.tolist())
 
     def _follow(self, number: int, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
-        key, lines = self._lines
-        if key != (number, start):  # a pointer that moves asks for many lines from one place
+        lines = self._lines.get((number, start))
+        if lines is None:  # a pointer that moves asks for many lines from one place
             lines = BorderLines(self._session.frame(number), start)
-            self._lines = (number, start), lines
+            self._lines = {(number, start): lines}
         return lines.to(end)
 
     async def _add_object(self, request: web.Request) -> web.StreamResponse:
