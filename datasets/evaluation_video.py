@@ -60,7 +60,7 @@ class _ListedMasks(Mapping[int, np.ndarray]):
         folders = {folder: _names(folder) for folder in {file.parent for file in files if file}}
         # Whatever stands there by that name is a mask: a broken link or a folder is refused when it is read.
         there = {number: file for number, file in enumerate(files) if file and file.name in folders[file.parent]}
-        self._video, self._files = video, {0: files[0]} | there
+        self._video, self._files = video, ({0: files[0]} if files[0] else {}) | there
 
     def __getitem__(self, number: int) -> np.ndarray:
         file = self._files[number]

@@ -103,7 +103,7 @@ def read_badja_set(root: str | Path, sequences: Sequence[str] = ()) -> list[Keyp
 
 def _jhmdb_videos(root: Path) -> dict[str, str]:
     """The test videos of the first split, each with its class."""
-    classes = {}
+    classes: dict[str, str] = {}
     for listing in sorted(root.glob("splits/*_test_split1.txt")):
         try:
             lines = [line.split() for line in read_text(listing).splitlines() if line.strip()]

@@ -189,7 +189,7 @@ def _score_vip(sequence: _PartSequence, folder: Path) -> np.ndarray:
 
 def _summarise_vip(outcomes: Mapping[str, np.ndarray]) -> tuple[Values, dict, dict]:
     """The mean over the classes of the IoU in all frames together."""
-    classes = dict(zip(VIP_CLASSES, class_iou(sum(outcomes.values())).tolist()))
+    classes = dict(zip(VIP_CLASSES, class_iou(np.sum([*outcomes.values()], axis=0)).tolist()))
     return ({"mIoU": float(np.nanmean([*classes.values()]))}, {name: {"IoU": value} for name, value in classes.items()},
             {name: {"mIoU": float(np.nanmean(class_iou(pixels)))} for name, pixels in outcomes.items()})
 

@@ -30,7 +30,7 @@ from datasets.own_video import open_video
 from datasets.video import OwnVideo
 from inference.own_video import describe_source
 from inference.pipeline import Job
-from inference.results import RECORD, ResultFolder, SequenceFiles, describe_method
+from inference.results import ResultFolder, SequenceFiles, describe_method
 from models import load_model
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, Settings, load_settings
@@ -38,6 +38,7 @@ from utils.console import start_console
 from utils.device import resolve_device
 from utils.errors import UserError, run_script
 from utils.files import claimed
+from utils.run_record import RECORD
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

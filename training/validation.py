@@ -30,7 +30,8 @@ class Validation:
         self.sequences = read_evaluation_list(find_list(name, root), root)
         self.model, self.settings = model, settings
         build_propagator(model, settings)
-        if not any(frame.mask.is_file() for sequence in self.sequences for frame in sequence.frames[1:-1]):
+        later = [frame.mask for sequence in self.sequences for frame in sequence.frames[1:-1]]
+        if not any(mask and mask.is_file() for mask in later):
             raise UserError(f"--validate needs a list whose masks of later frames exist; {name} has none between the "
                             "first and the last frame of a sequence")
 
