@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +73,9 @@ def write_onnx(branches: Branches, path: Path) -> None:
     sides = {0: torch.export.Dim("N"), 2: 8 * torch.export.Dim("h"), 3: 8 * torch.export.Dim("w")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's exporter about PyTorch
-        program = torch.onnx.export(Encoder(branches).eval(), (torch.rand(EXAMPLE),), dynamo=True, verbose=False,
-                                    input_names=["frames"], output_names=["features"],
-                                    dynamic_shapes={"frames": sides})
+        program: Any = torch.onnx.export(Encoder(branches).eval(), (torch.rand(EXAMPLE),), dynamo=True, verbose=False,
+                                         input_names=["frames"], output_names=["features"],
+                                         dynamic_shapes={"frames": sides})
     shape = program.model.graph.outputs[0].shape
     shape[2], shape[3] = "h", "w"
     with replacing(path) as temporary:
