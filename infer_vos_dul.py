@@ -112,7 +112,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--palette", default="davis", choices=PALETTES, help="colours of overlays (default %(default)s)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--continue", action="store_true", dest="keep_finished",
-                          help="skip finished sequences, and go on with a --video where it ended")
+                          help="skip what is finished, and go on with a video or sequence where it ended")
     existing.add_argument("--overwrite", action="store_true", help="remove results of the same frames first")
     own = parser.add_argument_group("a video of your own (--video)").add_argument
     own("--mask", nargs="+", action="extend", metavar="[FRAME=]FILE",
@@ -231,7 +231,7 @@ def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.
             logger.info("all %d frames are finished; nothing is left to do", len(job.video))
         tasks = [Task(job, range(len(job.video)), files) for files in todo]
         status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
-                     look=look(args), refinement=refinement(args), resumable=True)(tasks)
+                     look=look(args), refinement=refinement(args))(tasks)
     logger.info("masks are in %s, the rest in %s", files.masks, files.rest)
     return status
 
@@ -278,7 +278,7 @@ def infer_list(args: argparse.Namespace, settings: Settings, device: torch.devic
     for sequence in share:
         video = ListedVideo(sequence)
         files = results.sequence(sequence.name, [video.names[number] for number in video.saved], products(args),
-                                 {"frames": str(video.path.resolve())})
+                                 video.source())
         tasks[files.masks] = Task(Job(video, video.masks, correct=False), video.saved, files)
     inputs = [*common_inputs(args, root), *(file for sequence in share for frame in sequence.frames
                                             for file in (frame.image, frame.mask) if file)]

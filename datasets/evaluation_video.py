@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,11 @@ class ListedVideo(OwnVideo):
     def size(self) -> tuple[int, int]:  # type: ignore[override]  # nobody sets it
         """(width, height) of the frames [pixels]."""
         return read_size(self._files[0])
+
+    def source(self) -> dict[str, Any]:
+        """What tells this video from others: its folder, and all names where not all of its frames are saved."""
+        skipped = {"listed": self.names} if len(self.saved) < len(self.names) else {}
+        return {"frames": str(self.path.resolve()), **skipped}
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See `OwnVideo`."""

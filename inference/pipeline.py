@@ -124,9 +124,14 @@ class Pass:
 
     def _recall(self, propagator: VideoPropagator) -> None:
         """Bring a new propagator to where it stood after the frames that are known."""
-        basis = self._kept().basis(self.order[self.done - 1])
-        masks = {place: self._job.masks[number] for place, number in enumerate(self.order[:self.done])
-                 if number in self._job.masks}
+        store = self._kept()
+        basis = store.basis(self.order[self.done - 1])
+        masks: dict[int, np.ndarray] = {}
+        ids: tuple[int, ...] = ()
+        for place, number in enumerate(self.order[:self.done]):
+            before, (ids, named) = ids, store.objects(number)
+            if named or ids != before:  # of a list, most masks bring nothing: their frames need not be encoded again
+                masks[place] = self._job.masks[number]
         features = self._features(propagator, {basis, *masks, *propagator.reach(self.done)})
         device = next(iter(features.values())).device
         propagator.recall(self.done, features, lambda place: self.prediction(self.order[place], device), masks, basis,

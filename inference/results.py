@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class SequenceFiles:
         sync_files(self.masks)
         self._record(method, finished=True)
         shutil.rmtree(self.passes, ignore_errors=True)
+        with suppress(OSError):
+            os.removedirs(self.rest)  # where nothing else was to be written there
 
     def recorded(self) -> dict[str, Any] | None:
         """What `begin` or `finish` wrote last; None where this program has made nothing there."""

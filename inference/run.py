@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,16 +50,15 @@ class Run:
         look: of the overlays.
         refinement: of the masks.
         clock: to which the time of each stage is added.
-        resumable: whether predictions are kept until a task is finished, so that it can go on where it ended.
         place: of the progress bar, from the top of the screen.
     """
 
     def __init__(self, prepare: Preparation, method: dict[str, Any], *, device: torch.device, batch_size: int = 1,
                  look: Look | None = None, refinement: Refinement | None = None, clock: StageClock | None = None,
-                 resumable: bool = False, place: int = 0):
+                 place: int = 0):
         self._prepare, self._method, self._device, self._look = prepare, method, device, look
         self._refinement = refinement
-        self._clock, self._resumable, self._place = clock or StageClock(device), resumable, place
+        self._clock, self._place = clock or StageClock(device), place
         self._batch, self._stop = batch_size, StopRequest()
 
     def __call__(self, tasks: Sequence[Task]) -> int | None:
@@ -86,7 +84,9 @@ class Run:
         job, files, clock, saved = task.job, task.files, self._clock, set(task.saved)
         files.begin(self._method)
         new_propagator = self._prepare(job.video.frames(), len(job.video))
-        passes = {backward: Pass(job, backward=backward, batch_size=self._batch, folder=self._kept(task, backward))
+        # Predictions are kept until the task is finished, so that it can go on where it ended.
+        passes = {backward: Pass(job, backward=backward, batch_size=self._batch,
+                                 folder=files.passes / ("backward" if backward else "forward"))
                   for backward in ([True, False] if job.backward else [False])}
         done = 0
         if job.backward and not self._stop.received:
@@ -109,8 +109,3 @@ class Run:
                     return done
         files.finish(self._method)
         return done
-
-    def _kept(self, task: Task, backward: bool) -> Path | None:
-        """Folder of a pass's predictions; the backward ones are always needed until the forward ones have come."""
-        keep = self._resumable or backward
-        return task.files.passes / ("backward" if backward else "forward") if keep else None

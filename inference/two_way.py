@@ -46,7 +46,7 @@ class PredictionStore:
             count = min([len(order), *(max((number - order[0]) * (1 if order[-1] >= order[0] else -1), 0)
                                        for number in changed)])
         count = next((place for place, number in enumerate(order[:count]) if not self._is_whole(number)), count)
-        for number in order[count:]:
+        for number in order[count:] if self._folder.is_dir() else ():
             self._file(number).unlink(missing_ok=True)
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(given), encoding="utf-8")
@@ -65,6 +65,11 @@ class PredictionStore:
         labels, similarity = (torch.from_numpy(kept[name]).to(device) for name in ("labels", "similarity"))
         named = tuple(kept["named"].tolist())
         return Prediction(tuple(kept["ids"].tolist()), labels, similarity, given if named else None, named)
+
+    def objects(self, frame: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The `ids` and the `named` of a kept prediction."""
+        kept = self._read(frame)
+        return tuple(kept["ids"].tolist()), tuple(kept["named"].tolist())
 
     def basis(self, frame: int) -> int:
         """The `basis` that was put with a frame."""

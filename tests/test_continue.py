@@ -1,4 +1,4 @@
-"""`--video ... --continue`: whatever ended a run, it goes on to the masks of one that was not ended."""
+"""`--continue`: whatever ended a run, it goes on to the masks of one that was not ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datasets.own_video import open_video
 from inference.pipeline import Job, Pass
 from inference.two_way import PredictionStore
 from models import load_model
-from models.propagation import build_propagator
+from models.propagation import VideoPropagator, build_propagator
 from tests.helpers import released_state
 from utils.config import load_settings, load_train_config, resolved
 from utils.errors import UserError
@@ -99,6 +99,44 @@ def test_a_run_goes_on_where_ctrl_c_ended_it(root, tmp_path, monkeypatch, whole,
     assert infer_vos_dul.main(words(root, tmp_path, *GIVEN[kind], "--continue")) is None
     assert files_in(tmp_path) == whole[kind]
     assert not list(tmp_path.rglob(".*")), "what the run went on with is gone"
+
+
+def list_words(root: Path, out: Path, saved: str = "1" * LENGTH) -> list[str]:
+    """Two sequences of the clip's frames; a new object comes at frame 9, and all later frames have its mask, too."""
+    lines = []
+    for name in ("long", "short"):
+        (root / name).mkdir(exist_ok=True)
+        for t in range(LENGTH if name == "long" else 4):
+            if not (root / f"{name}/{t:02d}.png").exists():
+                (root / f"{name}/{t:02d}.png").symlink_to(root / f"frames/{t:02d}.png")
+            lines.append(f"{saved[t]} {name}/{t:02d}.png {min(t, 9)}.png\n")
+    (root / "list.txt").write_text("".join(lines))
+    return ["--resume", f"{root}/model.pkl", "--infer-list", "list", "--mask-output-dir", str(out), "--device", "cpu",
+            "--write", "confidence", "--set", "DATASET.ROOT", str(root), "TEST.INFER_WH", "[64, 48]",
+            "TEST.CXT_SIZE", "4"]
+
+
+def listed_files(out: Path) -> dict[Path, bytes]:
+    return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.suffix in (".png", ".csv")}
+
+
+def test_a_sequence_of_a_list_goes_on_where_ctrl_c_ended_it(root, tmp_path, monkeypatch):
+    infer_vos_dul.main(list_words(root, tmp_path / "whole"))
+    out = tmp_path / "parted"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 30, "forward")
+        assert infer_vos_dul.main(list_words(root, out)) == 130
+    with pytest.raises(UserError, match="goes on with the same video"):
+        infer_vos_dul.main([*list_words(root, out, saved="01" * LENGTH), "--continue"])
+    encoded, put, kept = [], PredictionStore.put, []
+    with monkeypatch.context() as patched:
+        encode = VideoPropagator.encode
+        patched.setattr(VideoPropagator, "encode", lambda self, frames: encoded.extend(frames) or encode(self, frames))
+        patched.setattr(PredictionStore, "put", lambda self, *words: kept.append(words[0]) or put(self, *words))
+        assert infer_vos_dul.main([*list_words(root, out), "--continue"]) is None
+    assert kept == [*range(30, LENGTH), *range(4)], "what was done of the first sequence is not done again"
+    assert len(encoded) < 20, "nor are frames encoded whose masks brought nothing"
+    assert listed_files(out) == listed_files(tmp_path / "whole") and not list(out.rglob(".*"))
 
 
 def test_a_killed_run_goes_on(root, tmp_path, whole):

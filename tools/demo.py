@@ -40,10 +40,8 @@ TRAINING_CLIPS, TRAINING_FRAMES = 48, 12
 VALIDATION_CLIPS, VALIDATION_FRAMES = 4, 20
 STILLS = 8
 MARK = "made_by_the_demo"  # a file in the output folder: what carries it may be replaced
-TRAIN_CONFIG = {"base": str(REPOSITORY / "data/configs/train_config_default_S.json"), "exp": "demo", "video_len": 3}
-SETTINGS = {"DATASET.CROP_SIZE": [128, 128], "DATASET.SMALLEST_RANGE": [128, 161], "TRAIN.BATCH_SIZE": 4,
-            "TRAIN.NUM_EPOCHS": 20, "TRAIN.NUM_WORKERS": 1, "MODEL.LR": 1e-3, "LOG.ITER_TRAIN": 12,
-            "TB.ITER_IMAGES": 100, "TEST.INFER_WH": list(SIZE)}
+TRAIN_CONFIG = REPOSITORY / "data/configs/train_config_first_try.json"
+SETTINGS = REPOSITORY / "configs/first_try.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,13 +96,12 @@ def make_data(root: Path, seed: int) -> dict[str, Clip]:
              for name in clips for t in range(VALIDATION_FRAMES)]
     (root / "filelists").mkdir()
     (root / "filelists/val_demo.txt").write_text("".join(lines))
-    (root.parent / "train_config.json").write_text(json.dumps(TRAIN_CONFIG, indent=4) + "\n")
     return clips
 
 
 def save_untrained(path: Path, seed: int) -> Path:
     """The network that training begins with, as a model file."""
-    config = load_train_config(path.parent / "train_config.json")
+    config = load_train_config(TRAIN_CONFIG)
     seed_everything(seed)
     model = build_model(config, load_settings())
     save_checkpoint(path, {"model": model.state_dict(), "train_config": resolved(config)})
@@ -113,14 +110,14 @@ def save_untrained(path: Path, seed: int) -> Path:
 
 def train(folder: Path, seed: int) -> None:
     """The training command on the synthetic clips."""
-    run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", folder / "train_config.json",
-        "--seed", seed, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *overrides(folder))
+    run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", TRAIN_CONFIG,
+        "--seed", seed, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *settings(folder))
 
 
 def predict(folder: Path, model: Path, key: str, output: Path) -> None:
     """The inference command with one of the three features."""
     run("infer_vos_dul.py", "--infer-list", "filelists/val_demo", "--mask-output-dir", output, "--seed", 0,
-        "--resume", model, *overrides(folder), "TEST.KEY", key)
+        "--resume", model, *settings(folder), "TEST.KEY", key)
 
 
 def evaluate(folder: Path, results: list[Path]) -> list[float]:
@@ -131,24 +128,25 @@ def evaluate(folder: Path, results: list[Path]) -> list[float]:
     return [100 * json.loads((path / "results-val.json").read_text())["global"]["J&F-Mean"] for path in results]
 
 
-def overrides(folder: Path) -> list:
-    """The settings that every command of the demo shares, as `--set` words."""
-    pairs = {"DATASET.ROOT": folder / "data", **SETTINGS}
-    return ["--set", *(word for key, value in pairs.items() for word in (key, value))]
+def settings(folder: Path) -> list:
+    """The settings that every command of the demo shares; more `--set` words may follow."""
+    return ["--cfg", SETTINGS, "--set", "DATASET.ROOT", folder / "data"]
 
 
 @functools.cache  # what the demo itself does must not count
-def free_threads() -> dict[str, str]:
-    """As many threads as there are idle cores: two threads on a core and a busy one are many times slower than one."""
+def threads() -> str:
+    """OMP_NUM_THREADS, or as many as there are idle cores: two on a core and a busy one are many times slower than one.
+    """
     idle = (os.cpu_count() or 1) - round(os.getloadavg()[0])
-    return {"OMP_NUM_THREADS": str(max(1, idle))}
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, idle))
 
 
 def run(*words: object) -> None:
     """Run one of the repository's commands, its messages passed on; its failure is ours."""
     command = [str(word) for word in words]
     print("\n$ python " + " ".join(command), flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env={**free_threads(), **os.environ}).returncode
+    environment = {**os.environ, "OMP_NUM_THREADS": threads()}
+    status = subprocess.run([sys.executable, *command], cwd=REPOSITORY, env=environment).returncode
     if status:
         raise UserError(f"the demo needs every command to end well; {command[0]} ended with status {status}")
 
@@ -182,7 +180,8 @@ def report(folder: Path, scores: dict[tuple[str, str], float], sheet: Path, seco
     print(f"Overlays: {folder}/masks/*/*_vis   contact sheet: {sheet}\n"
           f"Report: {folder}/report.html   curves: {sys.executable} -m tensorboard.main --logdir {folder}/logs\n"
           f"Training from the made stills: the training command above with --exp demo_stills --coco\n"
-          f"{seconds:.0f} s in all")
+          f"{seconds:.0f} s in all; OMP_NUM_THREADS {threads()} (another number rounds sums in another order, and the "
+          "trained network scores a few points more or less)")
     return 0 if helped else 1
 
 
