@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import infer_vos_dul
 from utils.config import (
     DEFAULT_SETTINGS,
     DEFAULT_TRAIN_CONFIG,
@@ -159,9 +160,14 @@ def test_set_overrides_every_key(key):
     assert getattr(getattr(load_settings(overrides=[key, text]), section), name) != old
 
 
-def test_settings_of_an_older_checkpoint_are_read_by_their_names_of_today():
-    test = load_settings(base={"TEST": {"NORMALISE": True, "UPSAMPLE": "edge"}}).TEST
-    assert (test.STRETCH, test.UPSAMPLE) == (True, "bilateral")
+def test_former_names_in_checkpoints_files_and_commands_mean_those_of_today(tmp_path):
+    (tmp_path / "former.yaml").write_text("TEST: {NORMALISE: true, UPSAMPLE: edge}")
+    for test in (load_settings(base={"TEST": {"NORMALISE": True, "UPSAMPLE": "edge"}}).TEST,
+                 load_settings(tmp_path / "former.yaml").TEST,
+                 load_settings(overrides=["TEST.NORMALISE", "true", "TEST.UPSAMPLE", "edge"]).TEST):
+        assert (test.STRETCH, test.UPSAMPLE) == (True, "bilateral")
+    video = ["--video", "clip", "--mask", "first.png"]
+    assert infer_vos_dul.parse_arguments([*video, "--upsample", "edge"]).upsample == "bilateral"
 
 
 @pytest.mark.parametrize("text", ["/data/set #2", "a: b", "2024", "true", "~", "2024-01-01", "[x", "'quoted'", "&a"])

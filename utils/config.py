@@ -32,6 +32,7 @@ SHIPPED_MODEL = REPOSITORY / "data/weights/colornet_S.pth"
 PRESETS = {path.stem: path for path in sorted((REPOSITORY / "configs/presets").glob("*.yaml"))}
 
 UPSAMPLING = ("bilinear", "bilateral")
+RENAMED_KEYS = {"TEST.NORMALISE": "TEST.STRETCH"}
 
 
 def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -222,12 +223,12 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     """
     read = lambda file: flatten(read_yaml(Path(file)), str(file))
     protocol = read(PRESETS[preset]) if preset else {}
-    own = read(path) if path and (base or os.path.realpath(path) != str(DEFAULT_SETTINGS)) else {}
+    own = _by_present_names(read(path)) if path and (base or os.path.realpath(path) != str(DEFAULT_SETTINGS)) else {}
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
-    values = {**read(DEFAULT_SETTINGS), **_from_checkpoint(base or {}), **protocol, **(instead or {}), **own}
-    pairs = parse_pairs(overrides, _types())
+    values = {**read(DEFAULT_SETTINGS), **_by_present_names(flatten(base or {}, "the checkpoint")), **protocol, **(instead or {}), **own}
+    pairs = _by_present_names(parse_pairs([RENAMED_KEYS.get(word, word) for word in overrides], _types()))
     for key, (flag, value) in (flags or {}).items():
         if value is None:
             continue
@@ -239,14 +240,15 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     return _nest(values | pairs, f"{origin} and --set")
 
 
-def _from_checkpoint(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's settings by the names that keys and values have today."""
-    values = flatten(sections, "the checkpoint")
-    if "TEST.NORMALISE" in values:
-        values["TEST.STRETCH"] = values.pop("TEST.NORMALISE")
-    if values.get("TEST.UPSAMPLE") == "edge":
-        values["TEST.UPSAMPLE"] = "bilateral"
-    return values
+def upsampling_name(value: str) -> str:
+    """The name that a value of TEST.UPSAMPLE has today."""
+    return "bilateral" if value == "edge" else value
+
+
+def _by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by today's names: the checkpoints, files and scripts of users have the former ones, too."""
+    return {RENAMED_KEYS.get(key, key): upsampling_name(value) if key == "TEST.UPSAMPLE" else value
+            for key, value in values.items()}
 
 
 def resolved(config: Any) -> dict[str, Any]:
