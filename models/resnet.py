@@ -30,7 +30,10 @@ class BasicBlock(nn.Module):
 
 
 class SecondBlock(BasicBlock):
-    """A basic block without change of channels or stride that can compute some of its outputs alone."""
+    """A basic block without change of channels or stride that can compute some of its outputs alone.
+
+    In training every pass wants one half of `layer4`, whose last convolution has a seventh of the network's products.
+    """
 
     def forward(self, x: Tensor, part: slice = ALL) -> Tensor:
         """[N,C,H,W] to channels `part` of the output [N,P,H,W]; running statistics of the others stay as they are."""
@@ -41,7 +44,7 @@ class SecondBlock(BasicBlock):
 
 
 def _outputs(module: nn.Module, part: slice, x: Tensor) -> Tensor:
-    """Output channels `part` of a convolution or a normalisation."""
+    """Output channels `part` of a convolution or a normalisation of any class, by its parameters and buffers there."""
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     return functional_call(module, {name: value[part] if value.ndim else value for name, value in tensors.items()}, x)
 
