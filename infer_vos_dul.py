@@ -53,15 +53,7 @@ from models.features import load_features, needs_model, weight_files
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
-from utils.config import (
-    DEFAULT_SETTINGS,
-    PRESETS,
-    SHIPPED_MODEL,
-    UPSAMPLING,
-    Settings,
-    load_settings,
-    upsampling_name,
-)
+from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, upsampling_name
 from utils.console import parse_bytes, start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
@@ -337,8 +329,7 @@ def batch_size(settings: Settings, device: torch.device) -> int:
 
 def size_in_words(settings: Settings) -> str:
     """The size of frames inside."""
-    width, height = settings.TEST.INFER_WH
-    short = settings.TEST.INPUT_SIZE
+    (width, height), short = settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE
     return f"{width}x{height}" if width else f"a short side of {short}" if short else "their own size"
 
 

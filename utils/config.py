@@ -227,7 +227,8 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
-    values = {**read(DEFAULT_SETTINGS), **_by_present_names(flatten(base or {}, "the checkpoint")), **protocol, **(instead or {}), **own}
+    saved = _by_present_names(flatten(base or {}, "the checkpoint"))
+    values = {**read(DEFAULT_SETTINGS), **saved, **protocol, **(instead or {}), **own}
     pairs = _by_present_names(parse_pairs([RENAMED_KEYS.get(word, word) for word in overrides], _types()))
     for key, (flag, value) in (flags or {}).items():
         if value is None:
