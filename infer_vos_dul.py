@@ -53,7 +53,7 @@ from models.features import load_features, needs_model, weight_files
 from models.neighbours import METHODS
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from training.adaptation import Adaptation
-from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, UPSAMPLING, Settings, load_settings, upsampling_name
+from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, Settings, load_settings
 from utils.console import parse_bytes, start_console
 from utils.device import PRECISIONS, resolve_device
 from utils.errors import UserError, run_script
@@ -91,8 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
     add("--custom_interval", action="store_true", default=None,
         help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
-    add("--upsample", type=upsampling_name, choices=UPSAMPLING,
-        help="TEST.UPSAMPLE: bilateral lets masks follow the colours of the frames")
+    add("--upsample", help="TEST.UPSAMPLE: bilinear, or bilateral, which lets masks follow the colours of the frames")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import infer_vos_dul
 from utils.config import (
     DEFAULT_SETTINGS,
     DEFAULT_TRAIN_CONFIG,
@@ -164,10 +163,10 @@ def test_former_names_in_checkpoints_files_and_commands_mean_those_of_today(tmp_
     (tmp_path / "former.yaml").write_text("TEST: {NORMALISE: true, UPSAMPLE: edge}")
     for test in (load_settings(base={"TEST": {"NORMALISE": True, "UPSAMPLE": "edge"}}).TEST,
                  load_settings(tmp_path / "former.yaml").TEST,
-                 load_settings(overrides=["TEST.NORMALISE", "true", "TEST.UPSAMPLE", "edge"]).TEST):
+                 load_settings(overrides=["TEST.NORMALISE", "true", "TEST.UPSAMPLE", "edge"]).TEST,
+                 load_settings(overrides=["TEST.NORMALISE", "true"],
+                               flags={"TEST.UPSAMPLE": ("--upsample", "edge")}).TEST):
         assert (test.STRETCH, test.UPSAMPLE) == (True, "bilateral")
-    video = ["--video", "clip", "--mask", "first.png"]
-    assert infer_vos_dul.parse_arguments([*video, "--upsample", "edge"]).upsample == "bilateral"
 
 
 @pytest.mark.parametrize("text", ["/data/set #2", "a: b", "2024", "true", "~", "2024-01-01", "[x", "'quoted'", "&a"])

@@ -229,7 +229,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
     saved = _by_present_names(flatten(base or {}, "the checkpoint"))
     values = {**read(DEFAULT_SETTINGS), **saved, **protocol, **(instead or {}), **own}
-    pairs = _by_present_names(parse_pairs([RENAMED_KEYS.get(word, word) for word in overrides], _types()))
+    pairs = parse_pairs([RENAMED_KEYS.get(word, word) for word in overrides], _types())
     for key, (flag, value) in (flags or {}).items():
         if value is None:
             continue
@@ -238,17 +238,12 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
                             f"they are {value} and {pairs[key]}; give one of them")
         pairs[key] = value
     origin = path or ("the checkpoint" if base else DEFAULT_SETTINGS)
-    return _nest(values | pairs, f"{origin} and --set")
-
-
-def upsampling_name(value: str) -> str:
-    """The name that a value of TEST.UPSAMPLE has today."""
-    return "bilateral" if value == "edge" else value
+    return _nest(values | _by_present_names(pairs), f"{origin} and --set")
 
 
 def _by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by today's names: the checkpoints, files and scripts of users have the former ones, too."""
-    return {RENAMED_KEYS.get(key, key): upsampling_name(value) if key == "TEST.UPSAMPLE" else value
+    return {RENAMED_KEYS.get(key, key): "bilateral" if (key, value) == ("TEST.UPSAMPLE", "edge") else value
             for key, value in values.items()}
 
 
