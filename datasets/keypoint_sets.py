@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from datasets.filelists import files_by_stem, natural
 from datasets.points import Point, read_badja
 from datasets.video_sets import chosen, refuse_incomplete
 from utils.errors import UserError
-from utils.names import is_name
+from utils.names import NAME_RULE, is_name
 from utils.pictures import read_size
 from utils.values import read_text
 
@@ -64,6 +65,9 @@ def read_jhmdb_set(root: str | Path, sequences: Sequence[str] = ()) -> list[Keyp
 
     Joints may lie outside the frames. `UserError` lists what is missing.
     """
+    if not importlib.util.find_spec("scipy"):
+        raise UserError("JHMDB's joints are MATLAB files, which SciPy reads, and it is not installed; "
+                        "pip install -r requirements-tasks.txt")
     root = Path(root)
     classes = _jhmdb_videos(root)
     found, problems = [], []
@@ -111,8 +115,12 @@ def _jhmdb_videos(root: Path) -> dict[str, str]:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"a line of JHMDB's splits is '<video>.avi <1: training, 2: test>'; {listing} has others "
                             f"({error!r:.80}); download splits.zip anew") from None
-        classes |= {name: listing.name.removesuffix("_test_split1.txt") for name, part in parts.items()
-                    if part == "test" and is_name(name)}
+        test = [name for name, part in parts.items() if part == "test"]
+        strange = [name for name in test if name in classes or not is_name(name)]
+        if strange:
+            raise UserError(f"each video has {NAME_RULE}, and one class; {listing} has {strange[0]!r:.80}; download "
+                            "splits.zip anew")
+        classes |= dict.fromkeys(test, listing.name.removesuffix("_test_split1.txt"))
     if not classes:
         raise UserError(f"JHMDB's test videos are read from splits/<class>_test_split1.txt; {root} has none; unpack "
                         "splits.zip, Rename_Images.tar.gz and joint_positions.zip there")
@@ -121,11 +129,7 @@ def _jhmdb_videos(root: Path) -> dict[str, str]:
 
 def _read_positions(path: Path) -> np.ndarray:
     """JHMDB's `pos_img`, which counts pixels from 1, as [T,15,2]: (x, y) [pixels] from 0."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError("JHMDB's joints are MATLAB files, which SciPy reads, and it is not installed; "
-                        "pip install -r requirements-tasks.txt") from None
+    from scipy.io import loadmat  # optional
     try:
         positions = np.asarray(loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=float)
     except Exception as error:  # a damaged file may raise anything there

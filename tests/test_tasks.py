@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def jhmdb(tmp_path):
     return root, {name: places - 1 for name, places in truth.items()}
 
 
-def test_jhmdb_is_read_as_published(jhmdb):
+def test_jhmdb_is_read_as_published(jhmdb, monkeypatch):
     root, truth = jhmdb
     sequences = read_jhmdb_set(root)
     assert [(one.name, len(one.joints), one.first) for one in sequences] == [("!a(b)_sit", 2, 0), ("man_run_1", 3, 0)]
@@ -81,8 +82,15 @@ def test_jhmdb_is_read_as_published(jhmdb):
     (root / "splits/sit_test_split1.txt").write_text("man_sit 3\n")
     with pytest.raises(UserError, match="download splits"):
         read_jhmdb_set(root)
+    for name in ("man_run_1", "../x"):
+        (root / "splits/sit_test_split1.txt").write_text(f"{name}.avi 2\n")
+        with pytest.raises(UserError, match=f"one class; .*{name}"):
+            read_jhmdb_set(root)
     with pytest.raises(UserError, match=r"unpack splits\.zip"):
         read_jhmdb_set(root / "none")
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-tasks\.txt"):
+        read_jhmdb_set(root)
 
 
 def slow_jhmdb(truth, found, threshold):
