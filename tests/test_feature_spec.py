@@ -10,16 +10,16 @@ from utils.feature_spec import folder_name, parse_features
 
 
 @pytest.mark.parametrize("spec, wanted", [
-    ("merge", [("merge", 1, "merge", None, None, None)]),
-    ("color+0.5*cls", [("color", 1, "color", None, None, None), ("cls", 0.5, "cls", None, None, None)]),
+    ("merge", [("merge", 1, "merge", "", None, None)]),
+    ("color+0.5*cls", [("color", 1, "color", "", None, None), ("cls", 0.5, "cls", "", None, None)]),
     ("merge+1.0*timm:vit_small_patch16_224.dino@blocks.11",
-     [("merge", 1, "merge", None, None, None),
+     [("merge", 1, "merge", "", None, None),
       ("timm:vit_small_patch16_224.dino@blocks.11", 1, "timm", "vit_small_patch16_224.dino", "blocks.11", None)]),
     ("2*torchvision:resnet18@layer3/8",
      [("torchvision:resnet18@layer3/8", 2, "torchvision", "resnet18", "layer3", 8)]),
     ("timm:resnet50/16", [("timm:resnet50/16", 1, "timm", "resnet50", None, 16)]),
-    (".25*dul@layer3+efficientnet-lite0", [("dul@layer3", 0.25, "dul", None, "layer3", None),
-                                           ("efficientnet-lite0", 1, "efficientnet-lite0", None, None, None)])])
+    (".25*dul@layer3+efficientnet-lite0", [("dul@layer3", 0.25, "dul", "", "layer3", None),
+                                           ("efficientnet-lite0", 1, "efficientnet-lite0", "", None, None)])])
 def test_terms(spec, wanted):
     assert [tuple(term) for term in parse_features(spec)] == wanted
     assert spec == load_settings(overrides=["TEST.KEY", spec]).TEST.KEY
