@@ -83,11 +83,13 @@ def evaluate_task(task: str, root: str | Path, results: Sequence[str | Path], se
 
 
 def difference(first: TaskEvaluation, other: TaskEvaluation) -> dict[str, Difference]:
-    """What the sequences of `other` have more than those of `first` on the mean, by metric."""
+    """What the sequences of `other` have more than those of `first` on the mean, by metric of those that are scored."""
     found = {}
     for metric in first.means:
         values = np.array([[other.sequences[name][metric] - first.sequences[name][metric]] for name in first.sequences])
-        found[metric] = mean_difference([row[None] for row in values[~np.isnan(values[:, 0])]])[0]
+        scored = values[~np.isnan(values[:, 0])]
+        if len(scored):
+            [found[metric]] = mean_difference([row[None] for row in scored])
     return found
 
 

@@ -137,6 +137,15 @@ def test_pck_of_jhmdb_against_a_slow_definition(jhmdb, tmp_path):
     assert values[1]["differences"]["PCK@0.2"]["mean"] == pytest.approx(mean)
 
 
+def test_where_everything_is_lost_nothing_is_scored(jhmdb, tmp_path):
+    root, truth = jhmdb
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        for name, places in truth.items():
+            table(folder / f"{name}.csv", [(t, joint, -1, -1) for t in range(len(places)) for joint in JHMDB_JOINTS])
+    for values in evaluated("jhmdb", root, tmp_path / "a", tmp_path / "b"):
+        assert values["global"] == {"PCK@0.1": None, "PCK@0.2": None} and values["differences"] is None
+
+
 def test_wrong_tables_are_named_together(jhmdb, tmp_path):
     root, _ = jhmdb
     rows = [(t, joint, 1, 2) for t in range(1, 3) for joint in JHMDB_JOINTS]
