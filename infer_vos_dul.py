@@ -41,7 +41,7 @@ from datasets.own_video import open_video
 from datasets.points import read_points
 from datasets.video import result_name
 from inference.outputs import Look
-from inference.own_video import describe_source, read_job, save_frame, split_mask_word
+from inference.own_video import describe_source, own_video_defaults, read_job, save_frame, split_mask_word
 from inference.pipeline import Job, memory_advice
 from inference.points import write_points, write_tables
 from inference.refinement import Refinement
@@ -91,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--infer_R", type=float, metavar="R", help="TEST.RADIUS: of the search in recent frames [feature cells]")
     add("--custom_interval", action="store_true", default=None,
         help="TEST.CUSTOM_INTERVAL: recent frames at growing gaps, up to 39 frames back")
-    add("--upsample", help="TEST.UPSAMPLE: bilinear, or bilateral, which lets masks follow the colours of the frames")
+    add("--upsample", help="TEST.UPSAMPLE: bilinear, or bilateral (--video), which follows the colours of the frames")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--precision", default="fp32", choices=PRECISIONS, help="of the encoder (default %(default)s)")
     add("--propagation", default=METHODS[0], choices=METHODS,
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
         return None
     settings = load_settings(
-        args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]} if args.video else None,
+        args.cfg, args.set, preset=args.preset, instead=own_video_defaults(args.preset) if args.video else None,
         flags={"TEST.INFER_WH": ("--infer_wh", args.infer_wh), "TEST.RADIUS": ("--infer_R", args.infer_R),
                "TEST.CUSTOM_INTERVAL": ("--custom_interval", args.custom_interval),
                "TEST.UPSAMPLE": ("--upsample", args.upsample), "TEST.KEY": ("--features", args.features)})

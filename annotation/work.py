@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from annotation.doubtful import doubtful_frames
 from annotation.session import Session
-from inference.confidence import FOUND_ABOVE, LostWatch, Row, confidences, read_table, write_table
+from inference.confidence import LostWatch, Row, confidences, read_table, write_table
 from inference.exports.formats import FORMATS, Options, writer
 from inference.exports.results import read_results
 from inference.pipeline import FrameResult, Job, Pass, merged
@@ -51,6 +52,8 @@ class Work:
         self._both, self._error = False, ""
         self._model = "the model is being loaded"
         self._new_propagator: Callable[[], VideoPropagator] | None = None
+        self._doubtful: list[int] = []  # the answer of `doubtful`,
+        self._doubted: tuple[object, ...] | None = None  # and what it was made of
         self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self._loading.start()
 
@@ -113,7 +116,17 @@ class Work:
         video = self._session.video
         return {"name": video.path.name, "frames": len(video), "width": video.size[0], "height": video.size[1],
                 "rate": float(video.rate), "times": [float(video.time(number)) for number in range(len(video))],
-                "formats": OFFERED, "doubtful_below": FOUND_ABOVE}
+                "formats": OFFERED}
+
+    def doubtful(self) -> list[int]:
+        """The frames that are best corrected next."""
+        known = len(self._news), tuple(sorted(self._session.given)), tuple(self._session.objects)
+        if known != self._doubted:
+            confidence: dict[int, dict[int, float]] = {k: {} for k in self._session.objects}
+            for row in self._news[:known[0]]:
+                confidence.get(row.object, {})[row.frame] = row.trust  # a later row of a frame replaces an earlier one
+            self._doubtful, self._doubted = doubtful_frames(confidence, known[1]), known
+        return self._doubtful
 
     def state(self, since: int, frame: int) -> dict[str, Any]:
         """What does: rows of confidence after the first `since`, the revision of `frame`, objects, progress."""
@@ -121,6 +134,7 @@ class Work:
         return {"objects": session.objects, "given": sorted(session.given), "results": session.result_ranges(),
                 "revision": session.revision(frame), "model": "ready" if self._new_propagator else self._model,
                 "carrying": self._progress, "error": self._error, "rows_before": since,
+                "doubtful": self.doubtful(),
                 "rows": [(row.frame, row.object, round(row.trust, 4), row.lost) for row in self._news[since:]],
                 "command": self._command(session.given_files(), self._both)}
 

@@ -21,6 +21,13 @@ from utils.files import replacing
 logger = logging.getLogger(__name__)
 
 
+def own_video_defaults(preset: str | None) -> dict[str, Any]:
+    """What a video of one's own takes `instead` of a list's defaults: its own aspect and, but for a `preset`, masks
+    that follow the colours of the frames (docs/experiments/own_video.md has what that gains).
+    """
+    return {"TEST.INFER_WH": [0, 0], **({} if preset else {"TEST.UPSAMPLE": "bilateral"})}
+
+
 def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | None) -> Job:
     """Open the video and read the masks, `FILE` of frame 0 or `FRAME=FILE`; everything wrong is a `UserError`."""
     files: dict[int, list[Path]] = {}

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.colornet import Branches, ColorNet
-from models.foreign import load_network
 from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS, FORMATS, RANDOM, Term, parse_features
 
@@ -72,6 +71,8 @@ def load_features(spec: str, model: ColorNet | None = None, files: Mapping[str, 
     Raises:
         UserError: a package is missing, a network or a layer is not known, or weights do not fit.
     """
+    from models.foreign import load_network  # with torchvision, which takes a second
+
     files = files or {}
     networks: list[nn.Module] = []
     for term in parse_features(spec):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from annotation.doubtful import doubtful_frames, expected_gain
 from annotation.outline import BorderLines, cut_box, cut_scribbles
 from annotation.server import LARGEST_REQUEST, Server
 from annotation.session import Session, StaleError
@@ -114,6 +115,25 @@ def test_a_line_follows_the_border_and_stays_within_the_frame(session):
     for place in ((-5, -5), (500, 500)):
         x, y = lines.to(place).T
         assert x.min() >= 0 and y.min() >= 0 and x.max() < SIZE[0] and y.max() < SIZE[1]
+
+
+# --- doubtful frames ---
+def test_expected_gain_against_its_sum():
+    values = np.random.default_rng(0).random(9)
+    by_hand = [values[i] * sum(values[j - i] - values[j] for j in range(i, 9)) for i in range(9)]
+    assert np.allclose(expected_gain(values), by_hand)
+
+
+@pytest.mark.parametrize(("confidence", "given", "frames"), [
+    ({1: [1, 0.9, 0.9, 0.8]}, [0], []),  # nothing is doubtful
+    ({1: [1, 0.9, 0.2, 0.2, 0.2]}, [0], [1]),  # the last that shows the object before it is lost
+    ({1: [1, 1, 1, 0, 0.5, 0.5, 0.5, 0.5]}, [0], [2]),  # not where it is hidden, nor late
+    ({1: [1, 0.9, 0.2, 0.2, 0.2]}, [0, 4], [1]),
+    ({1: [0.1, 0.2, 0.9, 1]}, [3], [2]),  # carried backward
+    ({1: [1, 0.9, 0.2, 0.2], 2: [1, 0.9, 0.9, 0.9]}, [0], [1]),  # each object for itself
+    ({1: [1, 0.3]}, [], []), ({}, [0], [])])
+def test_doubtful_frames(confidence, given, frames):
+    assert doubtful_frames({k: dict(enumerate(values)) for k, values in confidence.items()}, given) == frames
 
 
 # --- what is kept ---

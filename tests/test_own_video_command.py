@@ -19,7 +19,7 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.own_video import open_video
-from inference.own_video import read_job
+from inference.own_video import own_video_defaults, read_job
 from inference.pipeline import backward_share
 from inference.writer import VideoWriter
 from models import load_model
@@ -134,7 +134,7 @@ def test_file_and_folder_agree_and_follow_the_object(root, tmp_path):
 def test_a_program_gets_the_same(root, tmp_path):
     expected = run(root, tmp_path, "--mask", root / "00000.png")
     propagator = build_propagator(load_model(root / "model.pkl"), load_settings(overrides=[
-        "TEST.INFER_WH", "[128,96]", "TEST.KNN", "5"]).TEST)
+        "TEST.INFER_WH", "[128,96]", "TEST.KNN", "5"], instead=own_video_defaults(None)).TEST)
     frames = open_video(root / "frames").frames()
     masks = [propagator.step(next(frames), read_mask(root / "00000.png")), *map(propagator.step, frames)]
     assert all(np.array_equal(a, b) for a, b in zip(masks, expected, strict=True))
@@ -200,7 +200,16 @@ def test_presets_are_complete_and_recorded_and_flags_win(root, tmp_path, name):
     record = json.loads((tmp_path / "merge_vos/run.json").read_text())
     assert (record["preset"], record["method"]["RADIUS"], record["method"]["TEMP"]) == (name, 3, preset.TEMP)
     assert record["method"]["CUSTOM_INTERVAL"] == preset.CUSTOM_INTERVAL
+    assert record["method"]["UPSAMPLE"] == preset.UPSAMPLE
     assert not (tmp_path / "merge_vis/overlay.mp4").exists()
+
+
+def test_masks_follow_the_frames_colors_unless_something_else_is_asked_for(root, tmp_path):
+    asked = {"default": (), "set": ("--upsample", "bilinear"), "preset": ("--preset", "colornet")}
+    for name, more in asked.items():
+        run(root, tmp_path / name, "--mask", root / "00000.png", "--no-overlay", *more)
+    made = [json.loads((tmp_path / name / "merge_vos/run.json").read_text())["method"]["UPSAMPLE"] for name in asked]
+    assert made == ["bilateral", "bilinear", "bilinear"]
 
 
 def test_without_a_model_the_one_that_comes_along_is_used(root, tmp_path, caplog):

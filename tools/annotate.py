@@ -28,10 +28,11 @@ from annotation.session import Session
 from annotation.work import Work
 from datasets.own_video import open_video
 from datasets.video import OwnVideo
-from inference.own_video import describe_source
+from inference.own_video import describe_source, own_video_defaults
 from inference.pipeline import Job
 from inference.results import ResultFolder, SequenceFiles, describe_method
 from models import load_model
+from models.features import load_features, needs_model, weight_files
 from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, Settings, load_settings
 from utils.console import start_console
@@ -54,6 +55,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--resume", default=SHIPPED_MODEL, metavar="MODEL", help="model file (default: the bundled one)")
     add("--cfg", default=DEFAULT_SETTINGS, help="YAML settings (default configs/ytvos.yaml)")
     add("--preset", choices=PRESETS, help="a protocol (configs/presets); other options win over it")
+    add("--features", metavar="SPEC", help="TEST.KEY: merge, or a sum with other networks' such as "
+        "merge+efficientnet-lite0 (docs/experiments/features.md)")
+    add("--feature-weights", nargs="+", default=[], metavar="[NAME=]FILE",
+        help="weights of a network in --features; random for none")
     add("--set", nargs="+", action="extend", default=[], metavar=("K", "V"), help="override YAML keys")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     add("--fps", type=float, metavar="RATE", help="of a folder of pictures (default 24)")
@@ -74,14 +79,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--port is a number from 0 (any that is free) to 65535; it is {args.port}")
     if not Path(args.resume).is_file():
         raise UserError(f"--resume is a model file; {args.resume} does not exist")
-    settings = load_settings(args.cfg, args.set, preset=args.preset, instead={"TEST.INFER_WH": [0, 0]})
+    settings = load_settings(args.cfg, args.set, preset=args.preset, instead=own_video_defaults(args.preset),
+                             flags={"TEST.KEY": ("--features", args.features)})
+    args.feature_files = weight_files(settings.TEST.KEY, args.feature_weights)
     device = resolve_device(args.device)
     video = open_video(args.video, args.fps)
     output = args.output or Path("output") / video.name
     files = ResultFolder(output, settings.TEST.KEY).sequence(
         video.name, video.names, ["confidence"], describe_source(Job(video, {})), alone=True)
     with claimed(files.masks.parent, also=[files.rest]):
-        method = describe_method(settings.TEST, args.resume)
+        method = describe_method(settings.TEST, args.resume if needs_model(settings.TEST.KEY) else None,
+                                 files=args.feature_files)
         refuse_others_results(files, video, method)
         files.begin(method)
         session = Session(video, output, files.masks)
@@ -99,9 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def propagators(args: argparse.Namespace, settings: Settings, device: torch.device) -> Callable[[], VideoPropagator]:
     """Load the model; returns what makes new propagators."""
-    model = load_model(args.resume, device)
-    build_propagator(model, settings.TEST)  # refuses a feature that the model does not have
-    return functools.partial(build_propagator, model, settings.TEST)
+    model = load_model(args.resume, device) if needs_model(settings.TEST.KEY) else None
+    features = load_features(settings.TEST.KEY, model, args.feature_files, device=device)
+    build_propagator(features, settings.TEST)  # refuses a feature that the model does not have
+    return functools.partial(build_propagator, features, settings.TEST)
 
 
 def refuse_others_results(files: SequenceFiles, video: OwnVideo, method: dict[str, object]) -> None:
@@ -122,10 +131,13 @@ def command(args: argparse.Namespace, output: Path, masks: dict[int, Path], both
     words = ["python", "infer_vos_dul.py", "--video", args.video, "--mask",
              *(f"{number}={path}" for number, path in masks.items()), *(["--backward"] if both else []),
              "--mask-output-dir", str(output), "--continue"]
-    for name, value in (("--resume", args.resume), ("--cfg", args.cfg), ("--preset", args.preset), ("--fps", args.fps)):
+    for name, value in (("--resume", args.resume), ("--cfg", args.cfg), ("--preset", args.preset), ("--fps", args.fps),
+                        ("--features", args.features)):
         if value is not None and value not in (SHIPPED_MODEL, DEFAULT_SETTINGS):
             words += [name, str(value)]
-    return shlex.join(words + (["--set", *args.set] if args.set else []))
+    for name, several in (("--feature-weights", args.feature_weights), ("--set", args.set)):
+        words += [name, *several] if several else []
+    return shlex.join(words)
 
 
 async def serve(args: argparse.Namespace, session: Session, work: Work) -> None:

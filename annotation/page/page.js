@@ -2,6 +2,7 @@
 import { Drawing } from './drawing.js';
 
 const FRAMES_HELD = 24;
+const LOST = '#ff6b57';
 const $ = (id) => document.getElementById(id);
 const stage = $('stage'), scene = $('scene'), preview = $('preview'), cursor = $('cursor'), timeline = $('timeline');
 
@@ -131,15 +132,9 @@ async function play() {
 }
 
 function nextDoubtful() {
-  const bad = (number) => [...confidence.values()].some((rows) => rows[number] && (rows[number][1] || rows[number][0] < video.doubtful_below));
-  for (let number = frame + 1; number < video.frames; number++) {
-    if (bad(number) && !(bad(number - 1) && number > frame + 1 && !state.given.includes(number - 1))) {
-      if (bad(frame) && number === frame + 1) { while (number < video.frames && bad(number)) number++; continue; }
-      return show(number);
-    }
-  }
-  say('No doubtful frame after this one.');
-  return null;
+  const next = state.doubtful.find((number) => number > frame) ?? state.doubtful[0];
+  if (next === undefined) say('No frame is doubtful.');
+  else show(next);
 }
 
 // --- state ---
@@ -202,11 +197,20 @@ function drawProgress() {
     $('progress-words').textContent = `${carrying.done} of ${carrying.total} frames`
       + (left === null ? '' : `, ${left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left`);
   } else {
-    $('progress-words').textContent = state.model === 'ready' ? '' : state.model;
+    $('progress-words').textContent = state.model === 'ready' ? advice() : `${advice()} (${state.model})`;
   }
 }
 
+/** What to do next. */
+function advice() {
+  if (!state.given.length) return 'First put a box around an object (Box), or paint it (Brush).';
+  if (!state.results.length) return 'Now carry the mask through the video.';
+  if (state.doubtful.length) return 'Look at the doubtful frames (D), correct one, and carry again.';
+  return '';
+}
+
 function drawButtons() {
+  $('doubtful').disabled = !state?.doubtful.length;
   $('undo').disabled = !drawing?.done.length;
   $('redo').disabled = !drawing?.undone.length;
   $('withdraw').disabled = source !== 'given';
@@ -233,22 +237,23 @@ function drawTimeline() {
   g.fillStyle = '#4da3ff';
   for (const number of state.given) g.fillRect(x(number) - 2, 0, 4, 10);
   ids.forEach((id, i) => {
-    const top = 12 + i * row, rows = confidence.get(id) ?? [];
-    g.fillStyle = '#1f2124';
+    const top = 12 + i * row, rows = confidence.get(id) ?? [], high = row - 4;
+    g.fillStyle = '#15161a';
     g.fillRect(0, top, width, row - 2);
-    g.fillStyle = '#b3261e';
-    rows.forEach(([, lost], number) => { if (lost) g.fillRect(number * step, top, Math.max(1, step), row - 2); });
-    g.strokeStyle = state.objects[id].color;
-    g.lineWidth = 1.5;
-    g.beginPath();
-    let last = -2;
-    rows.forEach(([value], number) => {
-      const y = top + (row - 3) * (1 - Math.max(0, Math.min(1, value)));
-      if (number === last + 1) g.lineTo(x(number), y); else g.moveTo(x(number), y);
-      last = number;
+    rows.forEach(([value, lost], number) => {
+      const tall = Math.max(1, high * Math.max(0, Math.min(1, value)));
+      g.fillStyle = state.objects[id].color;
+      g.fillRect(number * step, top + row - 2 - tall, Math.max(1, step), tall);
+      g.fillStyle = lost ? LOST : '#c8ccd2';
+      g.fillRect(number * step, top + row - 3 - tall, Math.max(1, step), 2);
     });
-    g.stroke();
   });
+  g.fillStyle = LOST;
+  for (const number of state.doubtful) {
+    g.beginPath();
+    for (const [right, down] of [[-5, 0], [5, 0], [0, 10]]) g.lineTo(x(number) + right, down);
+    g.fill();
+  }
   g.fillStyle = '#fff';
   g.fillRect(x(frame) - 0.5, 0, 1, height);
 }
