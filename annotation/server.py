@@ -78,7 +78,7 @@ class Server:
         if origin is not None and origin.removeprefix("http://") not in self._hosts:
             return _refusal(403, "requests of other pages are refused")
         if request.path == "/" and self._is_token(request.query.get("token", "")):
-            welcome = web.HTTPSeeOther("/")
+            welcome = web.Response(status=303, headers={"Location": "/"})
             welcome.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
             return welcome
         if not self._is_token(request.cookies.get(self._cookie, "")):

@@ -17,7 +17,7 @@ from training.adaptation import CLIP_FRAMES, Adaptation
 from utils.config import load_settings, load_train_config, resolved
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 SMALL = ["DATASET.CROP_SIZE", "[64, 64]", "DATASET.SMALLEST_RANGE", "[64, 80]"]
 LENGTH = 12

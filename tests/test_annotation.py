@@ -359,6 +359,7 @@ def test_hostile_and_broken_requests(session, work, tmp_path, method, path, opti
     assert sorted(tmp_path.rglob("*.png")) == before
 
 
+@pytest.mark.slow
 def test_the_page_is_up_without_what_takes_long_to_import():
     words = "import sys, tools.annotate; print(*{'torchvision', 'timm', 'tensorboard'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, capture_output=True, text=True)

@@ -134,6 +134,7 @@ def test_the_average_leaves_counters_out():
     assert average.keys() == {"w"} and average["w"].tolist() == [3, 2] and average["w"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_made_the_model(tmp_path):
     save_checkpoint(tmp_path / "m.pth", {"model": {"a": torch.zeros(2, 3)}, "train_config": {"exp": "mine"},
                                          "provenance": {"seed": 41}, "training": {"optimiser": {}}})

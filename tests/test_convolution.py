@@ -58,6 +58,7 @@ def test_only_wide_convolutions_of_stride_one_are_replaced():
     assert kinds == [WinogradConv2d, nn.Conv2d, nn.Conv2d]
 
 
+@pytest.mark.slow
 def test_a_prepared_network_has_the_losses_and_gradients_of_the_plain_one():
     torch.manual_seed(0)
     plain = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).double().train()

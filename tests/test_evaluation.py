@@ -321,6 +321,7 @@ def test_lists_have_byte_order_marks_and_names_with_blanks(davis, tmp_path):
         davis_ground_truth(davis, "val", "semi-supervised")
 
 
+@pytest.mark.slow
 def test_any_name_and_any_terminal(tmp_path):
     """A name in Latin-1, which is no UTF-8, and a terminal that knows ASCII alone."""
     for side, masks in (("gt", drawn(1)), ("res", late(drawn(1)))):

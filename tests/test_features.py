@@ -74,6 +74,7 @@ def test_maps_of_a_coarser_stride_are_resized(model, resnet_file):
     torch.testing.assert_close(encode("color+torchvision:resnet18@layer3", model, [str(file)]), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, layer, stride, side", [
     ("resnet18", "layer4", 32, 480), ("mobilenet_v2", "features.13", 16, 320)])
 def test_dilation_in_place_of_stride_fills_in_what_lies_between(name, layer, stride, side):

@@ -56,6 +56,7 @@ def test_features_of_another_network_alone_need_no_model(clip, tmp_path, caplog)
     assert "the model is" not in caplog.text
 
 
+@pytest.mark.slow
 def test_adapting_trains_the_colornet_of_a_sum(clip, tmp_path):
     infer(clip, tmp_path, "--features", f"color+{OTHER}", "--feature-weights", "random", "--adapt", 1)
     assert method(tmp_path / "color+torchvision-resnet18-layer2_vos")["adapt"] == 1

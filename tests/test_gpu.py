@@ -273,6 +273,7 @@ def test_compiled_blocks_that_run_again_are_refused():
         parse_arguments(["--compile", "--checkpoint-activations"])
 
 
+@pytest.mark.slow
 def test_one_command_measures_all_and_goes_on_where_a_part_fails(tmp_path):
     """Without a card it says what it would run."""
     for number in range(FRAMES):

@@ -180,6 +180,7 @@ def test_seed_seeds_and_is_recorded(root, tmp_path):
         infer(root, tmp_path / "no", "--seed", -1)
 
 
+@pytest.mark.slow
 def test_adapted_masks_are_others_and_each_video_starts_anew(root, tmp_path, plain):
     small = ("DATASET.CROP_SIZE", "[64, 64]", "DATASET.SMALLEST_RANGE", "[64, 80]")
     alone = infer(root, tmp_path / "alone", "--adapt", 1, sets=(*small, "MODEL.LR", "1e-2"))
@@ -326,6 +327,7 @@ def torchrun(root: Path, out: Path, lst: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(root, tmp_path):
     done = torchrun(root, tmp_path / "two", "both")
     assert done.returncode == 0, done.stderr
@@ -333,6 +335,7 @@ def test_two_processes_write_what_one_writes(root, tmp_path):
     assert same(infer(root, tmp_path / "one", lst="both"), masks_in(tmp_path / "two"))
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_fails_the_run(root, tmp_path):
     (tmp_path / "merge_vis").mkdir()
     (tmp_path / "merge_vis/late").write_text("a file is in the way of one of the two sequences")

@@ -49,6 +49,7 @@ def golden_cells(clips, width, size, generator):
     return grid_cells(torch.stack([(3 * i + 1) % spacing, (5 * i + 2) % spacing], dim=1), width, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, changes", [("dul_neg", {}), ("dul_noneg", {"is_neg": False}),
                                            ("color_neg_ohem", {"is_dul": False, "ohem_range": [0.2, 0.8]})])
 def test_losses_and_gradients_equal_golden(golden_batch, monkeypatch, name, changes):
@@ -68,6 +69,7 @@ def test_losses_and_gradients_equal_golden(golden_batch, monkeypatch, name, chan
         assert float(parameters[parameter].grad.norm()) == pytest.approx(norm, rel=within), parameter
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_equal_the_plain_transcription(monkeypatch):
     """Every parameter's gradient, on views of 64x64 in float64; only the cross-entropies are computed in float32."""
     model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).train()

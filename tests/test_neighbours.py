@@ -89,6 +89,7 @@ def test_golden_cases(case, bounds, monkeypatch):
     torch.testing.assert_close(got, torch.from_numpy(golden[f"case{case}/pred"]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_any_context_gives_the_plain_labels(data):
@@ -282,6 +283,7 @@ def test_misuse_is_refused():
         engine(large, [Memory(small, torch.ones(1, 1, 1))], [])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_finds_what_tiles_find():
     """In Triton's interpreter, which has to be chosen before anything imports Triton: in a process of its own."""

@@ -98,6 +98,7 @@ def test_a_resnet_18(spec, write, stages, padding, tmp_path):
                                rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resnet_50_of_vfs(tmp_path):
     state = resnet(50)
     torch.save(vfs_checkpoint(state), tmp_path / "r50.pth")

@@ -15,7 +15,7 @@ from tests.training_helpers import ENVIRONMENT, SCRIPT, arguments, checkpoint, m
 from utils import signals
 from utils.signals import Stopped, StopRequest
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 
 @pytest.fixture

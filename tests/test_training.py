@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.overlay import write_jpeg
 from utils.version import VERSION
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 
 @pytest.fixture(scope="module")
