@@ -34,6 +34,7 @@ def prepare(*arguments):
                           cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
 
 
+@pytest.mark.slow
 def test_videos_become_folders_and_an_index(tmp_path):
     write_video(tmp_path / "in/a.avi")
     write_video(tmp_path / "in/deep/b.avi", count=3)
@@ -82,6 +83,7 @@ def write_transport_stream(path, count=12, sizes=((96, 64),)):
     return path
 
 
+@pytest.mark.slow
 def test_every_container_of_a_folder_is_tried_and_the_rest_is_named(tmp_path):
     for name in ("a.MTS", "deep/b.ts", "c.dat", "._hidden.mp4", "...mp4"):
         write_transport_stream(tmp_path / "in" / name)
@@ -119,6 +121,7 @@ def test_an_interrupted_video_leaves_no_folder(tmp_path, monkeypatch):
     assert decode_video(video, tmp_path / "out/a", 64, 92) and len(list((tmp_path / "out/a").glob("*.jpg"))) == 12
 
 
+@pytest.mark.slow
 def test_what_cannot_be_prepared_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     videos = [write_video(tmp_path / f"{folder}/same.avi", count=1) for folder in "xy"]
