@@ -17,6 +17,7 @@ from PIL import Image
 
 import infer_vos_dul
 from datasets.own_video import open_video
+from inference.own_video import own_video_defaults
 from inference.pipeline import Job, Pass
 from inference.two_way import PredictionStore
 from models import load_model
@@ -176,7 +177,8 @@ def test_after_a_correction_a_pass_goes_on_from_there(root, tmp_path, monkeypatc
     masks = {name: data for name, data in files_in(tmp_path / "command").items() if name.endswith(".png")}
     assert masks == {name: data for name, data in whole["forward"].items() if name.endswith(".png")}
 
-    settings = load_settings(overrides=["TEST.INFER_WH", "[64,48]", "TEST.CXT_SIZE", "8"]).TEST
+    settings = load_settings(overrides=["TEST.INFER_WH", "[64,48]", "TEST.CXT_SIZE", "8"],
+                             instead=own_video_defaults(None)).TEST
     model, video = load_model(root / "model.pkl"), open_video(root / "frames")
     given = {t: read_mask(root / f"{t}.png") for t in (0, 9, 24)}
     first = Pass(Job(video, {t: given[t] for t in (0, 9)}), folder=tmp_path / "pass")
