@@ -145,4 +145,4 @@ def test_other_features_take_the_place_of_the_models_own(root, capsys, monkeypat
 
 def test_an_unknown_option_is_refused():
     with pytest.raises(study.UserError, match="guess"):
-        study.options_of("edge+guess")
+        study.options_of("bilateral+guess")
