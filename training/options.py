@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     add("--accumulate", type=int, default=1, metavar="N",
         help="split each batch into N parts to save memory; negatives and anchors stay in their part")
     add("--checkpoint-activations", action="store_true", help="activation checkpointing: less memory for more time")
-    add("--compile", action="store_true", help="compile the network: minutes before the first step, for long runs on GPUs")
+    add("--compile", action="store_true", help="compile the network: minutes at first, for long runs on GPUs")
     add("--validate", metavar="LIST",
         help="labelled list (filelists/...) for J&F before the first epoch and every TRAIN.VALIDATE_EVERY epochs")
     add("--resume", choices=["auto"], help="go on from the newest complete checkpoint with all that the run began with")
