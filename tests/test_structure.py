@@ -16,7 +16,8 @@ MAY_IMPORT = {"utils": {"utils"}, **{part: {part, "utils"} for part in METHOD},
 OURS = {*MAY_IMPORT, "tools", "benchmarks", "tests"}
 LONGEST_FUNCTION = 60  # lines
 LONGEST_FILE = 350
-PRODUCT = [*ROOT.glob("*.py"), *(path for layer in (*MAY_IMPORT, "tools") for path in (ROOT / layer).rglob("*.py"))]
+PRODUCT = sorted([*ROOT.glob("*.py"),
+                  *(path for layer in (*MAY_IMPORT, "tools") for path in (ROOT / layer).rglob("*.py"))])
 
 
 def imported(tree: ast.AST) -> set[str]:
