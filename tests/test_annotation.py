@@ -349,6 +349,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "options", "status"), [case[1:] for case in HOSTILE],
                          ids=[case[0] for case in HOSTILE])
 def test_hostile_and_broken_requests(session, work, tmp_path, method, path, options, status):

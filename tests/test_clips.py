@@ -216,6 +216,7 @@ def test_when_all_is_broken_the_user_reads_one_clear_line(root, workers):
 
 # --- building ---
 
+@pytest.mark.slow
 def test_the_log_and_the_index_count_what_there_is(root, caplog):
     caplog.set_level(logging.INFO)
     cut(root / "JPEGImages/v1/00000.jpg", 0.01)

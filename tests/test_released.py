@@ -16,6 +16,8 @@ from tests.helpers import golden_weights
 from utils.errors import UserError
 from utils.images import imagenet_normalise
 
+pytestmark = pytest.mark.slow
+
 FRAMES = torch.rand((1, 3, 48, 80), generator=torch.Generator().manual_seed(0))
 
 

@@ -22,6 +22,8 @@ from evaluation.davis_metrics import Scores
 from evaluation.report import _worst_frames, write_report
 from utils.masks import write_mask
 
+pytestmark = pytest.mark.slow
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 NAMES = ("plain", "<odd> & \"quoted'")

@@ -17,6 +17,8 @@ from models.propagation import build_propagator
 from utils.checkpoint import save_checkpoint
 from utils.config import load_settings, load_train_config, resolved
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96, 64
 
 
