@@ -51,10 +51,10 @@ class EpochBatchSampler(Sampler):
         begin, orders = (self.epoch - 1) * self.clips_per_epoch, {}
         for batch in range(self.batch, len(self)):
             clips = []
-            for number in range(begin + batch * self.batch_size, begin + (batch + 1) * self.batch_size):
+            for number in range(begin + batch * self.batch_size, begin + (batch + 1) * self.batch_size)[self.part]:
                 earlier, place = divmod(number, self.num_clips)
                 if earlier not in orders:
                     order = np.random.default_rng((self.seed, earlier + 1)).permutation(self.num_clips)
                     orders = {earlier: order}
                 clips.append((earlier + 1, int(orders[earlier][place])))
-            yield clips[self.part]
+            yield clips

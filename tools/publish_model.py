@@ -21,6 +21,7 @@ from models import load_model
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError, run_script
 from utils.files import refuse_existing
+from utils.run_record import RECORD
 from utils.values import parse_json, read_text
 
 
@@ -68,7 +69,7 @@ def read_score(path: Path) -> dict[str, Any]:
     """The means of an evaluation, in [0,1], and the method that made its masks; `UserError` for another file."""
     try:
         means, method = (parse_json(read_text(file))[key] for file, key in
-                         ((path, "global"), (path.parent / "run.json", "method")))
+                         ((path, "global"), (path.parent / RECORD, "method")))
         return {**{name: float(means[f"{name}-Mean"]) for name in ("J&F", "J", "F")},
                 "method": {key: value for key, value in method.items() if key != "model_sha256"}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

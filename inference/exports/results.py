@@ -14,6 +14,7 @@ from datasets.video import OwnVideo
 from inference.confidence import Row, read_table
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
+from utils.run_record import RECORD
 
 MASK_SUFFIXES = {".png"}
 
@@ -107,7 +108,7 @@ def read_results(folder: Path, video: str | None, sequences: list[str] | None) -
     taken = {name: files for name, files in found.items() if sequences is None or name in sequences}
     if video is not None and len(taken) > 1:
         raise UserError(f"--video is the video of one sequence, and {masks} has {len(taken)}; add --sequence NAME")
-    video = video or (_recorded_video(masks / "run.json") if len(taken) == 1 else None)
+    video = video or (_recorded_video(masks / RECORD) if len(taken) == 1 else None)
     opened = None if video is None else open_video(video)
     return [ResultSequence(name, list(files.values()), opened, _read_confidence(masks, name))
             for name, files in taken.items()]
