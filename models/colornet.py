@@ -82,10 +82,9 @@ class ColorNet(Trunk):
         """Frames [N,3,H,W] to the maps before heads and normalisation: local and global, [N,branch,h,w] each."""
         if dense and not self.has_global:
             raise ValueError("this model was built without a global head (is_dul false)")
-        # The trunk's last outputs serve one branch each: a pass for one computes its own and counts their statistics.
+        x = self.trunk(frames)  # one branch's channels after the other's
         split = self.branch_channels
-        x = self.trunk(frames, slice(0 if local else split, None if dense else split))
-        return (x[:, :split] if local else None, self.layer6(self.layer5(x[:, -split:])) if dense else None)
+        return (x[:, :split] if local else None, self.layer6(self.layer5(x[:, split:])) if dense else None)
 
     def embed(self, frames: Tensor, key: str) -> Tensor:
         """Normalised frames [N,3,H,W] to the propagation feature `color`, `cls` or `merge`, unit float32 [N,C,h,w]."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.func import functional_call
-
-ALL = slice(None)
 
 
 class BasicBlock(nn.Module):
@@ -29,26 +26,6 @@ class BasicBlock(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-class SecondBlock(BasicBlock):
-    """A basic block without change of channels or stride that can compute some of its outputs alone.
-
-    In training every pass wants one half of `layer4`, whose last convolution has a seventh of the network's products.
-    """
-
-    def forward(self, x: Tensor, part: slice = ALL) -> Tensor:
-        """[N,C,H,W] to channels `part` of the output [N,P,H,W]; running statistics of the others stay as they are."""
-        if part == ALL:
-            return super().forward(x)
-        hidden = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(_outputs(self.bn2, part, _outputs(self.conv2, part, hidden)) + x[:, part])
-
-
-def _outputs(module: nn.Module, part: slice, x: Tensor) -> Tensor:
-    """Output channels `part` of a convolution or a normalisation of any class, by its parameters and buffers there."""
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    return functional_call(module, {name: value[part] if value.ndim else value for name, value in tensors.items()}, x)
-
-
 def residual_stage(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     """Two basic blocks; the first one changes channels and stride: [N,in,H,W] to [N,out,H/stride,W/stride]."""
     shortcut = None
@@ -56,7 +33,7 @@ def residual_stage(in_channels: int, out_channels: int, stride: int = 1) -> nn.S
         shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
                                  nn.BatchNorm2d(out_channels))
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride, shortcut),
-                         SecondBlock(out_channels, out_channels))
+                         BasicBlock(out_channels, out_channels))
 
 
 class Trunk(nn.Module):
@@ -78,8 +55,7 @@ class Trunk(nn.Module):
         self.layer3 = residual_stage(channels[1], channels[2])
         self.layer4 = residual_stage(channels[2], channels[3])
 
-    def trunk(self, frames: Tensor, part: slice = ALL) -> Tensor:
-        """Frames [N,3,H,W] to channels `part` of the output of `layer4`, of its channels[3], [N,P,H/8,W/8]."""
+    def trunk(self, frames: Tensor) -> Tensor:
+        """Frames [N,3,H,W] to the output of `layer4`, [N,channels[3],H/8,W/8]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
-        first, last = self.layer4
-        return last(first(self.layer3(self.layer2(self.layer1(x)))), part)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
