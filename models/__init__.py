@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,10 @@ def _train_config(contents: dict[str, Any], path: str | Path) -> TrainConfig:
 
 def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path: str | Path) -> ColorNet:
     head = state.get("query_color.3.weight")
-    build = functools.partial(ColorNet, size=config.model_size, has_global=config.is_dul,
-                              stem_kernel=config.first_kernal_size,
-                              feature_dim=head.shape[0] if head is not None and head.ndim else 128)
     with torch.device("meta"):  # shapes only: what a damaged file asks for is not allocated before it is compared
-        wanted = build().state_dict()
+        model = ColorNet(size=config.model_size, has_global=config.is_dul, stem_kernel=config.first_kernal_size,
+                         feature_dim=head.shape[0] if head is not None and head.ndim else 128)
+    wanted = model.state_dict()
     unused = set() if config.is_dul else {name for name in state if name.startswith("query_cls.")}
     present = [name for name in wanted if name in state]
     found = {
@@ -78,7 +76,7 @@ def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path:
         raise UserError(f"{path} does not hold the network of its train_config (size {config.model_size}, is_dul "
                         f"{str(config.is_dul).lower()}, first kernel {config.first_kernal_size}): it {listed}; "
                         "use the file as it was written")
-    model = build()
-    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                           for name, tensor in state.items() if name in wanted}, strict=False)
+    own = {name: state.get(name, torch.zeros(())).to(like.dtype, copy=True, memory_format=torch.contiguous_format)
+           for name, like in wanted.items()}  # a counter may be missing
+    model.load_state_dict(own, assign=True)
     return model

@@ -7,16 +7,16 @@ what is allowed.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config_values import as_lists, build, flatten, parse_pairs, read_yaml, shown
+from utils.config_values import as_lists, build, flatten, parse_pairs, read_yaml, shown, type_hints
 from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS as FEATURE_KEYS  # also for those who read the settings
 from utils.feature_spec import FEATURES_RULE, is_features
@@ -221,14 +221,14 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
         preset: one of `PRESETS`.
         instead: other defaults for the input at hand; they win over a preset as well, and over nothing else.
     """
-    read = lambda file: flatten(read_yaml(Path(file)), str(file))
-    protocol = read(PRESETS[preset]) if preset else {}
-    own = _by_present_names(read(path)) if path and (base or os.path.realpath(path) != str(DEFAULT_SETTINGS)) else {}
+    protocol = _read_settings(PRESETS[preset]) if preset else {}
+    stated = path if base or os.path.realpath(path or DEFAULT_SETTINGS) != str(DEFAULT_SETTINGS) else None
+    own = _by_present_names(_read_settings(stated)) if stated else {}
     changed = [f"{key} {protocol[key]} -> {value}" for key, value in own.items() if protocol.get(key, value) != value]
     if changed:
         logger.info("%s wins over preset %s: %s", path, preset, ", ".join(changed))
     saved = _by_present_names(flatten(base or {}, "the checkpoint"))
-    values = {**read(DEFAULT_SETTINGS), **saved, **protocol, **(instead or {}), **own}
+    values = {**_default_settings(), **saved, **protocol, **(instead or {}), **own}
     pairs = parse_pairs([RENAMED_KEYS.get(word, word) for word in overrides], _types())
     for key, (flag, value) in (flags or {}).items():
         if value is None:
@@ -239,6 +239,15 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
         pairs[key] = value
     origin = path or ("the checkpoint" if base else DEFAULT_SETTINGS)
     return _nest(values | _by_present_names(pairs), f"{origin} and --set")
+
+
+def _read_settings(path: str | Path) -> dict[str, Any]:
+    return flatten(read_yaml(Path(path)), str(path))
+
+
+@functools.cache
+def _default_settings() -> Mapping[str, Any]:
+    return _read_settings(DEFAULT_SETTINGS)
 
 
 def _by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,14 +283,15 @@ def _read_train_json(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def _types() -> dict[str, Any]:
+@functools.cache
+def _types() -> Mapping[str, Any]:
     """Every key of the YAML file with its type."""
-    return {f"{section}.{key}": hint for section, cls in typing.get_type_hints(Settings).items()
-            for key, hint in typing.get_type_hints(cls).items()}
+    return {f"{section}.{key}": hint for section, cls in type_hints(Settings).items()
+            for key, hint in type_hints(cls).items()}
 
 
 def _nest(values: Mapping[str, Any], origin: str) -> Settings:
-    sections = typing.get_type_hints(Settings)
+    sections = type_hints(Settings)
     unknown = sorted(set(values) - set(_types()))
     if unknown:
         raise UserError(f"unknown settings {', '.join(unknown)} in {origin}: this software does not use them; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -65,6 +66,12 @@ def _refuse_word(words: Sequence[str], position: int, types: Mapping[str, Any]) 
     raise UserError(f"{message}; a value is one word: --set {key} {shlex.quote(written)}")
 
 
+@functools.cache
+def type_hints(cls: type) -> Mapping[str, Any]:
+    """The fields of a dataclass with their types, which the standard library evaluates anew at every call."""
+    return typing.get_type_hints(cls)
+
+
 def build(cls: type, values: Mapping[str, Any], origin: str, prefix: str) -> Any:
     """Fill the dataclass `cls` from `values`, refusing unknown and missing keys, wrong types and forbidden values."""
     known = {f.name: f for f in fields(cls)}
@@ -73,7 +80,7 @@ def build(cls: type, values: Mapping[str, Any], origin: str, prefix: str) -> Any
         raise UserError(f"{origin}: " + "; ".join(
             [f"unknown key {prefix}{key}" for key in unknown] + [f"key {prefix}{key} is missing" for key in missing])
             + f"; the keys are {', '.join(known)}")
-    hints, checked = typing.get_type_hints(cls), {}
+    hints, checked = type_hints(cls), {}
     for name, value in values.items():
         metadata = known[name].metadata
         try:
