@@ -173,7 +173,7 @@ def test_a_video_from_the_first_stroke_to_the_export(files, browser):
     page = Page(browser, server.address)
     assert page.page.locator("#objects li").count() == 2
     page.expect(page.page.locator("#withdraw")).to_be_enabled()  # frame 0 is a drawing
-    server.end(signal.SIGKILL)
+    assert server.end(signal.SIGTERM) == 0
 
 
 def test_a_killed_server_has_every_finished_stroke_and_a_second_one_is_refused(files, browser):

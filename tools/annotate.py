@@ -40,6 +40,7 @@ from utils.device import resolve_device
 from utils.errors import UserError, run_script
 from utils.files import claimed
 from utils.run_record import RECORD
+from utils.signals import StopRequest
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         work = Work(session, files, functools.partial(propagators, args, settings, device),
                     functools.partial(command, args, output),
                     batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
+        StopRequest()  # SIGTERM as Ctrl-C, also where the shell that started this in the background ignores the latter
         try:
             asyncio.run(serve(args, session, work))
         except KeyboardInterrupt:
