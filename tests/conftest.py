@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests run on the CPU, with what they start; those marked `gpu`, which compare with it, by `pytest -m gpu`."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish() -> None:
+    """What is imported lives as long as the process: the collector of garbage need not walk it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import zlib
@@ -13,29 +14,41 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from models.colornet import ColorNet
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@functools.cache
+def _golden_tensor(name: str, shape: torch.Size) -> torch.Tensor:
+    noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(shape))
+    if len(shape) == 4:
+        value = noise * np.sqrt(2.0 / (shape[0] * shape[2] * shape[3]))
+    elif name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(noise)
+    elif name.endswith("running_mean"):
+        value = 0.1 * noise
+    elif name.endswith("weight"):
+        value = 1 + 0.1 * noise
+    else:
+        value = 0.05 * noise
+    return torch.from_numpy(value.astype(np.float32))
+
+
 def golden_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Fill a state dict in place with the golden vectors' weights: each tensor drawn from the CRC-32 of its name."""
+    """Fill a state dict in place with the golden vectors' weights, each drawn from the CRC-32 of its name."""
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            continue
-        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(tensor.shape))
-        if tensor.ndim == 4:
-            value = noise * np.sqrt(2.0 / (tensor.shape[0] * tensor.shape[2] * tensor.shape[3]))
-        elif name.endswith("running_var"):
-            value = 1 + 0.1 * np.abs(noise)
-        elif name.endswith("running_mean"):
-            value = 0.1 * noise
-        elif name.endswith("weight"):
-            value = 1 + 0.1 * noise
-        else:
-            value = 0.05 * noise
-        tensor.copy_(torch.from_numpy(value.astype(np.float32)))
+        tensor.copy_(_golden_tensor(name, tensor.shape) if tensor.is_floating_point() else torch.tensor(0))
     return state
+
+
+def golden_model(size: str = "S", has_global: bool = True, stem_kernel: int = 3, feature_dim: int = 128) -> ColorNet:
+    """A network with the golden weights, in eval mode; none are drawn that these would take the place of."""
+    with torch.device("meta"):
+        model = ColorNet(size=size, has_global=has_global, stem_kernel=stem_kernel, feature_dim=feature_dim)
+    golden_weights(model.to_empty(device="cpu").state_dict())
+    return model.eval()
 
 
 def golden_json(name: str):

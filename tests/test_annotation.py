@@ -20,9 +20,8 @@ from annotation.session import Session, StaleError
 from annotation.work import Work
 from datasets.own_video import open_video
 from inference.results import ResultFolder
-from models.colornet import ColorNet
 from models.propagation import build_propagator
-from tests.helpers import golden_weights
+from tests.helpers import golden_model
 from utils.config import REPOSITORY, load_settings
 from utils.errors import UserError
 from utils.masks import read_mask, write_mask
@@ -50,10 +49,8 @@ def square(number):
 
 
 def new_propagator():
-    model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128)
-    golden_weights(model.state_dict())
+    model = golden_model()
     settings = load_settings(overrides=["TEST.INFER_WH", "[0, 0]", "TEST.INPUT_SIZE", "32", "TEST.RADIUS", "4"])
-    model.eval()
     return lambda: build_propagator(model, settings.TEST)
 
 

@@ -45,16 +45,17 @@ def test_a_sum_is_concatenated_by_weight_and_of_unit_length(model):
     torch.testing.assert_close(encode("cls+1.0*color", model), encode("merge", model))
 
 
-@pytest.fixture
-def resnet_file(tmp_path):
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
     torch.manual_seed(0)
     network = torchvision.models.resnet18().eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
-    return network, tmp_path / "resnet18.pth"
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(network.state_dict(), file)
+    return network, file
 
 
 def test_a_layer_of_a_local_file(resnet_file):

@@ -240,6 +240,7 @@ def test_max_memory_counts_what_a_gpu_holds(pretended, monkeypatch, fused):
     context_of(engine, pretended, frames=8)
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_frames_are_encoded_where_the_model_is(pretended, precision, monkeypatch):
     with pretended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -66,11 +67,12 @@ def make_sequence(root: Path, name: str, seed: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A data root with two sequences, lists `both` and `walk`, settings for small frames, two models."""
+    """A data root with two sequences, a list of each and of `both`, settings for small frames, two models."""
     root = tmp_path_factory.mktemp("data")
     lines = {name: make_sequence(root, name, seed) for seed, name in enumerate(LENGTHS)}
     (root / "both.txt").write_text("".join(lines["late"] + lines["walk"]))
-    (root / "walk.txt").write_text("".join(lines["walk"]))
+    for name in LENGTHS:
+        (root / f"{name}.txt").write_text("".join(lines[name]))
     (root / "small.yaml").write_text(f"DATASET: {{ROOT: {root}}}\nTEST: {{INFER_WH: [{W}, {H}]}}\n")
     config = resolved(load_train_config()) | {"model_size": "S"}
     for name, is_dul, state in (("dul", True, "S_color_dul"), ("local", False, "S_color")):
@@ -98,23 +100,31 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def plain(root, tmp_path_factory) -> dict[str, np.ndarray]:
+def both(root, tmp_path_factory) -> Path:
+    """What the default settings make of `both`."""
+    out = tmp_path_factory.mktemp("both")
+    infer(root, out, "--exp", "0042", "--run", "second", lst="both")
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(both) -> dict[str, np.ndarray]:
     """Masks of `walk` by the default settings."""
-    return infer(root, tmp_path_factory.mktemp("plain"))
+    return {name: mask for name, mask in masks_in(both).items() if "/walk/" in name}
 
 
-def test_masks_and_overlays_stand_where_they_should(root, tmp_path):
-    masks = infer(root, tmp_path, "--exp", "0042", "--run", "second", lst="both")
+def test_masks_and_overlays_stand_where_they_should(root, both):
+    masks = masks_in(both)
     assert sorted(masks) == sorted(f"merge_vos/{name}/{t:05d}.png" for name, n in LENGTHS.items() for t in range(n))
-    first = Image.open(tmp_path / "merge_vos/walk/00000.png")
+    first = Image.open(both / "merge_vos/walk/00000.png")
     assert first.mode == "P" and first.getpalette()[3:6] == [128, 0, 0]
     assert np.array_equal(masks["merge_vos/walk/00000.png"], read_mask(root / MASKS / "walk/00000.png"))
     assert set(np.unique(masks["merge_vos/walk/00001.png"])) == {0, 1}
     for name, n in LENGTHS.items():
-        overlays = sorted((tmp_path / "merge_vis" / name).iterdir())
+        overlays = sorted((both / "merge_vis" / name).iterdir())
         assert [path.name for path in overlays] == [f"{t:05d}.jpg" for t in range(n)]
         assert Image.open(overlays[0]).size == (W, H)
-    record = json.loads((tmp_path / "merge_vos/run.json").read_text())
+    record = json.loads((both / "merge_vos/run.json").read_text())
     assert (record["exp"], record["run"], record["method"]["KNN"]) == ("0042", "second", 10)
     assert record["version"] == VERSION
 
@@ -124,13 +134,13 @@ def test_a_pair_of_folders_gives_what_its_list_gives(root, plain, tmp_path):
     place = words.index("--infer-list")
     words[place:place + 2] = ["--frames", str(root / FRAMES), "--masks", str(root / MASKS), "--sequences", "walk"]
     infer_vos_dul.main(words)
-    assert same({name: mask for name, mask in plain.items() if "/walk/" in name}, masks_in(tmp_path))
+    assert same(plain, masks_in(tmp_path))
     record = json.loads((tmp_path / "merge_vos/run.json").read_text())
     assert record["sequences"] == ["walk"] and record["frames"] == str(root / FRAMES)
 
 
-def test_an_object_that_appears_later_is_tracked_from_there(root, tmp_path):
-    masks = infer(root, tmp_path, lst="both")
+def test_an_object_that_appears_later_is_tracked_from_there(both):
+    masks = masks_in(both)
     ids = [set(np.unique(masks[f"merge_vos/late/{t:05d}.png"])) for t in range(LENGTHS["late"])]
     assert [9 in found for found in ids] == [False, False, True, True, True]
     assert (masks["merge_vos/late/00002.png"][:, 44:52] == 9).all()
@@ -167,13 +177,13 @@ def test_flags_are_the_settings_they_name(root, tmp_path):
 
 def test_the_settings_file_counts(root, tmp_path):
     (tmp_path / "color.yaml").write_text((root / "small.yaml").read_text().replace("TEST: {", "TEST: {KEY: color, "))
-    infer(root, tmp_path, "--cfg", tmp_path / "color.yaml")
-    assert (tmp_path / "color_vos/walk/00003.png").is_file()
+    infer(root, tmp_path, "--cfg", tmp_path / "color.yaml", lst="late")
+    assert (tmp_path / "color_vos/late/00003.png").is_file()
 
 
 def test_seed_seeds_and_is_recorded(root, tmp_path):
     for seed in (5, 6):
-        infer(root, tmp_path / str(seed), "--seed", seed)
+        infer(root, tmp_path / str(seed), "--seed", seed, lst="late")
         assert torch.initial_seed() == seed
         assert json.loads((tmp_path / f"{seed}/merge_vos/run.json").read_text())["seed"] == seed
     with pytest.raises(UserError, match="seed"):
@@ -206,36 +216,36 @@ def test_a_model_without_global_head_is_refused_before_any_work(root, tmp_path):
     with pytest.raises(UserError, match="is_dul"):
         infer(root, tmp_path / "out", model="local")
     assert not (tmp_path / "out").exists()
-    assert len(infer(root, tmp_path / "out", model="local", sets=("TEST.KEY", "color"))) == LENGTHS["walk"]
+    assert len(infer(root, tmp_path / "out", model="local", lst="late", sets=("TEST.KEY", "color"))) == LENGTHS["late"]
 
 
 def test_nothing_is_overwritten_unasked(root, tmp_path):
-    masks = infer(root, tmp_path)
+    masks = infer(root, tmp_path, lst="late")
     stamp = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     with pytest.raises(UserError, match=r"00000\.png exists.*--continue.*--overwrite"):
-        infer(root, tmp_path)
+        infer(root, tmp_path, lst="late")
     with pytest.raises(UserError, match=r"KNN 10 -> 3"):
-        infer(root, tmp_path, "--continue", sets=("TEST.KNN", 3))
+        infer(root, tmp_path, "--continue", lst="late", sets=("TEST.KNN", 3))
     assert stamp == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
-    again = infer(root, tmp_path, "--overwrite", sets=("TEST.KNN", 3))
+    again = infer(root, tmp_path, "--overwrite", lst="late", sets=("TEST.KNN", 3))
     assert again.keys() == masks.keys() and not same(again, masks)
     (tmp_path / "merge_vos/run.json").write_text("{}")
     with pytest.raises(UserError, match=r"run\.json"):
-        infer(root, tmp_path, "--continue")
+        infer(root, tmp_path, "--continue", lst="late")
 
 
 @pytest.mark.parametrize("damage", ["missing mask", "short mask", "missing overlay"])
-def test_continue_takes_up_what_is_not_complete(root, tmp_path, damage):
-    masks = infer(root, tmp_path, lst="both")
-    mask, picture = tmp_path / "merge_vos/late/00003.png", tmp_path / "merge_vis/late/00003.jpg"
+def test_continue_takes_up_what_is_not_complete(root, both, tmp_path, damage):
+    out = shutil.copytree(both, tmp_path / "out")
+    mask, picture = out / "merge_vos/late/00003.png", out / "merge_vis/late/00003.jpg"
     if damage == "short mask":
         mask.write_bytes(mask.read_bytes()[:-30])
     else:
         (mask if damage == "missing mask" else picture).unlink()
-    before = (tmp_path / "merge_vos/walk/00003.png").stat().st_mtime_ns
-    assert same(infer(root, tmp_path, "--continue", lst="both"), masks)
+    before = (out / "merge_vos/walk/00003.png").stat().st_mtime_ns
+    assert same(infer(root, out, "--continue", lst="both"), masks_in(both))
     assert picture.is_file()
-    assert (tmp_path / "merge_vos/walk/00003.png").stat().st_mtime_ns == before, "a finished sequence is left alone"
+    assert (out / "merge_vos/walk/00003.png").stat().st_mtime_ns == before, "a finished sequence is left alone"
 
 
 def test_a_full_disk_ends_the_run(root, tmp_path, monkeypatch):
@@ -280,14 +290,14 @@ def test_method_and_memory_reach_the_search(root, tmp_path, monkeypatch):
             super().__init__(**options)
 
     monkeypatch.setattr("models.propagation.NeighbourPropagation", Recording)
-    infer(root, tmp_path / "fast", "--propagation", "fast", "--max-memory", "900MB")
+    infer(root, tmp_path / "fast", "--propagation", "fast", "--max-memory", "900MB", lst="late")
     assert set(asked) == {("fast", 900_000_000)}
     assert json.loads((tmp_path / "fast/merge_vos/run.json").read_text())["method"]["propagation"] == "fast"
     asked.clear()
-    infer(root, tmp_path / "default")
+    infer(root, tmp_path / "default", lst="late")
     assert set(asked) == {("exact", None)}
     with pytest.raises(UserError, match="memory"):
-        infer(root, tmp_path / "small", "--max-memory", "1KB")
+        infer(root, tmp_path / "small", "--max-memory", "1KB", lst="late")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="this machine has the device that should be absent")

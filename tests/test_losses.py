@@ -14,7 +14,7 @@ from losses.common import ohem_mean, smooth_l1
 from losses.consistency import consistency_loss
 from losses.dense import dense_loss, draw_grid_cells, grid_cells
 from models.colornet import ColorNet
-from tests.helpers import golden_json, golden_weights
+from tests.helpers import golden_json, golden_model
 from utils.config import load_settings, load_train_config, parse_train_config, resolved
 from utils.errors import UserError
 
@@ -55,8 +55,7 @@ def golden_cells(clips, width, size, generator):
 def test_losses_and_gradients_equal_golden(golden_batch, monkeypatch, name, changes):
     monkeypatch.setattr("losses.objective.draw_grid_cells", golden_cells)
     golden, train_config = golden_json("losses.json")[name], config(**changes)
-    model = ColorNet(size="S", has_global=train_config.is_dul, stem_kernel=3, feature_dim=128).train()
-    golden_weights(model.state_dict())
+    model = golden_model(has_global=train_config.is_dul).train()
     losses = build_objective(train_config, load_settings())(model, golden_batch, torch.Generator())
     losses.total.backward()
     for term, key in (("total", "total"), ("color", "loss_color"), ("consistency", "loss_ce"), ("dense", "loss_dul")):
@@ -72,9 +71,7 @@ def test_losses_and_gradients_equal_golden(golden_batch, monkeypatch, name, chan
 @pytest.mark.slow
 def test_losses_and_gradients_equal_the_plain_transcription(monkeypatch):
     """Every parameter's gradient, on views of 64x64 in float64; only the cross-entropies are computed in float32."""
-    model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=128).train()
-    golden_weights(model.state_dict())
-    model.double()
+    model = golden_model().train().double()
     generator = torch.Generator().manual_seed(0)
     views = lambda: torch.randn(2, FRAMES, 3, 64, 64, generator=generator).double()
     theta = torch.tensor([[[0.7, 0, 0.2], [0, 0.7, 0.1]], [[-0.7, 0, 0.2], [0, 0.7, 0.1]]]).double()
@@ -235,19 +232,27 @@ def test_only_needed_branches_run(changes, passes):
     assert (float(losses.dense) == 0) == ("is_dul" in changes)
 
 
+@pytest.fixture(scope="module")
+def total():
+    """An objective's total on one small batch."""
+    torch.manual_seed(0)
+    model, batch = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16), small_batch()
+    return lambda objective: float(objective(model, batch, torch.Generator().manual_seed(1)).total.detach())
+
+
+@pytest.fixture(scope="module")
+def published_total(total):
+    return total(build_objective(config(), load_settings()))
+
+
 @pytest.mark.parametrize("field, key, value", [
     ("color_temperature", "TEMP", 3), ("negatives", "is_neg", False), ("ohem_range", "ohem_range", [0.25, 0.5]),
     ("color_weight", "color_mode", "AB"), ("consistency", "space_consistency", False), ("dense", "is_dul", False),
     ("dense_weight", "MODEL.DUL_WEIGHT", 0.5), ("dense_temperature", "MODEL.DUL_TEMP", 1.0),
     ("anchor_grid", "MODEL.GRID_SIZE", 2), ("cross_view_grid", "MODEL.GRID_SIZE_REF", 2),
     ("cross_view_weight", "MODEL.CE_REF", 0.9)])
-def test_every_key_of_the_objective_changes_the_total(field, key, value):
-    torch.manual_seed(0)
-    model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16)
-    batch = small_batch()
+def test_every_key_of_the_objective_changes_the_total(field, key, value, total, published_total):
     overrides = [key, str(value)] if "." in key else []
     changed = build_objective(config(**({} if overrides else {key: value})), load_settings(overrides=overrides))
-    published = build_objective(config(), load_settings())
-    assert getattr(changed, field) != getattr(published, field)
-    total = lambda objective: float(objective(model, batch, torch.Generator().manual_seed(1)).total.detach())
-    assert total(changed) != total(published)
+    assert getattr(changed, field) != getattr(build_objective(config(), load_settings()), field)
+    assert total(changed) != published_total

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from datasets.synthetic import write_video
-from models.colornet import ColorNet
-from tests.helpers import golden_weights
+from tests.helpers import golden_model
 from tools import select_checkpoint
 from training.averages import RunningAverage
 from training.snapshots import Snapshots
@@ -156,8 +155,7 @@ def test_running_average_by_hand():
 
 
 def write_model(path, temperature):
-    model = ColorNet(size="S", has_global=False, stem_kernel=3, feature_dim=16)
-    golden_weights(model.state_dict())
+    model = golden_model(has_global=False, feature_dim=16)
     config = resolved(load_train_config()) | {"model_size": "S", "is_dul": False, "TEMP": temperature}
     save_checkpoint(path, {"model": model.state_dict(), "train_config": config})
 

@@ -237,6 +237,7 @@ def test_options_of_the_network_are_applied(monkeypatch, option, function):
         assert len(made) == calls
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_a_compiled_network_is_the_network():
     """`--compile` through a compiler that only traces, which needs no C++ compiler on the machine."""
     model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).train()
