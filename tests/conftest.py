@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -9,6 +10,8 @@ import signal
 
 import pytest
 import torch
+
+import infer_vos_dul
 
 torch.set_num_threads(1)  # tensors here are small, and threads that wait for each other on a busy machine cost minutes
 
@@ -22,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """What is imported lives as long as the process: the collector of garbage need not walk it again and again."""
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def models_read_once():
+    """For tests that call `infer_vos_dul.main` many times: it reads each of their models once, and changes none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(infer_vos_dul, "load_model", functools.cache(infer_vos_dul.load_model))
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.colornet import ColorNet
 from utils.errors import UserError
@@ -73,3 +74,23 @@ def called(main: Callable, *arguments) -> SimpleNamespace:
         except SystemExit as end:
             code = end.code
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for which the host waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        options, name = options or {}, operation.overloadpacket.__name__
+        result = operation(*arguments, **options)
+        if name in ("_to_copy", "copy_"):
+            ends = {x.device.type for x in (result, *arguments) if isinstance(x, torch.Tensor)}
+            waits = len(ends) == 2 and not options.get("non_blocking", name == "copy_" and arguments[2:] == (True,))
+        else:
+            waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave")
+        if waits:
+            self.found.append(name)
+        return result

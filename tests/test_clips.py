@@ -111,10 +111,15 @@ def test_still_clips_are_warped_and_turned_copies(tmp_path, monkeypatch):
     cv2.imwrite(str(path), np.full((60, 90, 3), 200, np.uint8))
     clips, angles = StillClips([Video("still.jpg", [path])], 4), []
     monkeypatch.setattr("datasets.clips.rotate", lambda frame, angle: (angles.append(int(angle)), frame)[1])
-    for seed in range(120):
+    for seed in range(12):
         frames = clips.load(0, np.random.default_rng(seed))
         assert [frame.shape for frame in frames] == [(320, 512, 3)] * 4
         assert all((frame == 200).all() for frame in frames)  # reflection: nothing black comes in
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.clips.liquid_map", lambda *_: None)
+        patch.setattr("datasets.clips.apply_map", lambda frame, _: frame)
+        for seed in range(12, 120):
+            clips.load(0, np.random.default_rng(seed))
     assert abs(len(angles) / 480 - 0.5) < 0.07
     assert set(angles) <= set(range(-30, 31)) and max(angles) > 25 and min(angles) < -25 and abs(np.mean(angles)) < 4
     cv2.imwrite(str(path), picture())

@@ -224,22 +224,20 @@ def test_unreadable_masks_are_found_while_scoring_too(davis, tmp_path):
         evaluate_folders([tmp_path / "results"], davis_ground_truth(davis, "val", "semi-supervised"), workers=2)
 
 
-@pytest.mark.parametrize("cut", range(8, 400, 7))
-def test_no_damage_to_a_png_ends_in_a_traceback(tmp_path, cut):
+def test_no_damage_to_a_png_ends_in_a_traceback(tmp_path):
     write(tmp_path / "gt/ant", drawn(0))
     write(tmp_path / "results/ant", drawn(0))
-    path = tmp_path / "results/ant/00002.png"
-    data = bytearray(path.read_bytes())
-    position = cut * (len(data) - 1) // 400
-    data[position] ^= 0x55
-    path.write_bytes(data)
     truth = folder_ground_truth(tmp_path / "gt", [tmp_path / "results"])
-    try:
-        evaluation = evaluate(truth, tmp_path / "results")
-    except UserError as error:
-        assert "results/ant: " in str(error)
-    else:
-        assert 0 <= evaluation.means["J&F-Mean"] <= 1
+    path = tmp_path / "results/ant/00002.png"
+    data = path.read_bytes()
+    for position in range(8, len(data), len(data) // 56):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1:])
+        try:
+            evaluation = evaluate(truth, tmp_path / "results")
+        except UserError as error:
+            assert "results/ant: " in str(error), position
+        else:
+            assert 0 <= evaluation.means["J&F-Mean"] <= 1, position
 
 
 def test_missing_frames_may_count_as_empty_masks(davis, tmp_path):

@@ -16,18 +16,16 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import models.neighbours as neighbours
 import utils.device as devices
 from benchmarks.gpu import FRAMES, Part, run_part
-from losses import build_objective
 from models.colornet import Branches, ColorNet
 from models.neighbours import Memory, NeighbourPropagation
 from models.propagation import VideoPropagator, encoder_batch
-from tests.test_distributed import whole_batch
+from tests.helpers import Waits
 from training.options import parse_arguments
-from utils.config import REPOSITORY, load_settings, load_train_config
+from utils.config import REPOSITORY
 from utils.device import kernels_start, resolve_device
 from utils.errors import UserError
 
@@ -130,26 +128,6 @@ def test_a_card_that_cannot_be_used_is_named_with_the_reason(monkeypatch, caplog
         resolve_device("cuda")
 
 
-class BlockingCopies(TorchDispatchMode):
-    """Notes the operations for which the host waits for a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        options, name = options or {}, operation.overloadpacket.__name__
-        result = operation(*arguments, **options)
-        if name in ("_to_copy", "copy_"):
-            ends = {x.device.type for x in (result, *arguments) if isinstance(x, torch.Tensor)}
-            waits = len(ends) == 2 and not options.get("non_blocking", name == "copy_" and arguments[2:] == (True,))
-        else:
-            waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave")
-        if waits:
-            self.seen.append(str(operation))
-        return result
-
-
 @pytest.fixture
 def pretended(monkeypatch):
     """Tensors on GPUs that are not there."""
@@ -186,14 +164,14 @@ def test_the_kernel_is_launched_on_the_tensors_device_and_nothing_waits(pretende
     monkeypatch.setattr(neighbours, "kernels_start", lambda: True)
     engine = NeighbourPropagation(knn=10, radius=25, temperature=0.05)
     query, references, recent = context_of(engine, pretended)
-    with BlockingCopies() as copies:
+    with Waits() as waits:
         labels, similarity = engine(query, references, [*recent, recent[-1]])
     assert [grid for grid, *_ in launched] == [(112, 4)] * 2
     for _, index, arguments in launched:
         assert index == 1
         assert {x.device for x in arguments if isinstance(x, torch.Tensor)} == {pretended}
     assert (labels.shape, similarity.shape) == ((3, 60, 108), (60, 108)) and labels.device == pretended
-    assert copies.seen == []
+    assert waits.found == []
 
 
 def test_without_a_compiler_there_is_one_warning_and_the_plain_search(pretended, monkeypatch, caplog):
@@ -211,14 +189,14 @@ def test_without_a_compiler_there_is_one_warning_and_the_plain_search(pretended,
         searched.append(len(queries)), search_all(self, store, query, slots, queries))[1])
     engine = NeighbourPropagation(knn=10, radius=25, temperature=0.05)
     context = context_of(engine, pretended)
-    with BlockingCopies() as copies:
+    with Waits() as waits:
         assert engine(*context).labels.device == pretended
         assert searched == [6480]  # all at once
         searched.clear()
         monkeypatch.setattr(neighbours, "free_memory", lambda device: 10**9)
         engine(*context)
     assert sum(searched) == 6480 and 500 < searched[0] < 6000
-    assert copies.seen == []
+    assert waits.found == []
     assert len(caplog.records) == 1 and "Failed to find C compiler" in caplog.text
     kernels_start.cache_clear()
 
@@ -250,16 +228,6 @@ def test_frames_are_encoded_where_the_model_is(pretended, precision, monkeypatch
     monkeypatch.setattr("models.propagation._check_features", lambda features, frames: None)  # looks at values
     features = propagator.encode([np.zeros((48, 80, 3), np.uint8)] * 3)
     assert (features.shape, features.dtype, features.device) == ((3, 256, 12, 20), torch.float32, pretended)
-
-
-def test_the_objective_runs_where_its_batch_is(pretended):
-    config, settings = load_train_config(), load_settings()
-    with pretended:
-        model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).train()
-    batch = {branch: {name: value.to(pretended) for name, value in views.items()}
-             for branch, views in whole_batch().items()}
-    losses = build_objective(config, settings)(model, batch, torch.Generator().manual_seed(1))
-    assert {loss.device for loss in losses} == {pretended}
 
 
 def test_the_encoders_batch_follows_the_frames():

@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.masks import read_mask, write_mask
 from utils.version import VERSION
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = pytest.mark.usefixtures("restored_process", "models_read_once")
 
 PROJECT = Path(infer_vos_dul.__file__).parent
 LENGTHS = {"walk": 18, "late": 5}
@@ -108,9 +108,10 @@ def both(root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(both) -> dict[str, np.ndarray]:
-    """Masks of `walk` by the default settings."""
-    return {name: mask for name, mask in masks_in(both).items() if "/walk/" in name}
+def plain(both) -> dict[str, dict[str, np.ndarray]]:
+    """Masks of each sequence by the default settings."""
+    masks = masks_in(both)
+    return {name: {key: mask for key, mask in masks.items() if f"/{name}/" in key} for name in LENGTHS}
 
 
 def test_masks_and_overlays_stand_where_they_should(root, both):
@@ -134,7 +135,7 @@ def test_a_pair_of_folders_gives_what_its_list_gives(root, plain, tmp_path):
     place = words.index("--infer-list")
     words[place:place + 2] = ["--frames", str(root / FRAMES), "--masks", str(root / MASKS), "--sequences", "walk"]
     infer_vos_dul.main(words)
-    assert same(plain, masks_in(tmp_path))
+    assert same(plain["walk"], masks_in(tmp_path))
     record = json.loads((tmp_path / "merge_vos/run.json").read_text())
     assert record["sequences"] == ["walk"] and record["frames"] == str(root / FRAMES)
 
@@ -146,28 +147,30 @@ def test_an_object_that_appears_later_is_tracked_from_there(both):
     assert (masks["merge_vos/late/00002.png"][:, 44:52] == 9).all()
 
 
-@pytest.mark.parametrize(("flags", "sets"), [
-    (("--infer_wh", 32, 24), ()), (("--infer_R", 1), ()), (("--custom_interval",), ()), ((), ("TEST.KNN", 1)),
-    ((), ("TEST.CXT_SIZE", 1)), ((), ("TEST.RADIUS", 1)), ((), ("TEST.TEMP", 5)), ((), ("TEST.INFER_WH", "[32,24]")),
-    ((), ("TEST.BACKGROUND", 0.5)), (("--precision", "bf16"), ()), (("--upsample", "bilateral"), ())], ids=str)
-def test_every_switch_changes_the_masks(root, tmp_path, plain, flags, sets):
-    assert not same(infer(root, tmp_path, "--no-overlay", *flags, sets=sets), plain)
+@pytest.mark.parametrize(("flags", "sets", "lst"), [
+    (("--infer_wh", 32, 24), (), "late"), (("--infer_R", 1), (), "walk"), (("--custom_interval",), (), "walk"),
+    ((), ("TEST.KNN", 1), "late"), ((), ("TEST.CXT_SIZE", 1), "late"), ((), ("TEST.RADIUS", 1), "walk"),
+    ((), ("TEST.TEMP", 5), "late"), ((), ("TEST.INFER_WH", "[32,24]"), "late"), ((), ("TEST.BACKGROUND", 0.5), "late"),
+    (("--precision", "bf16"), (), "late"), (("--upsample", "bilateral"), (), "late")], ids=str)
+def test_every_switch_changes_the_masks(root, tmp_path, plain, flags, sets, lst):
+    assert not same(infer(root, tmp_path, "--no-overlay", *flags, lst=lst, sets=sets), plain[lst])
 
 
 def test_the_feature_is_the_one_asked_for(root, tmp_path, plain):
-    results = [list(infer(root, tmp_path / key, sets=("TEST.KEY", key)).items()) for key in ("color", "cls", "merge")]
+    results = [list(infer(root, tmp_path / key, lst="late", sets=("TEST.KEY", key)).items())
+               for key in ("color", "cls", "merge")]
     assert [items[0][0].split("/")[0] for items in results] == ["color_vos", "cls_vos", "merge_vos"]
     color, cls, merge = ([mask for _, mask in items] for items in results)
     different = lambda a, b: any(not np.array_equal(x, y) for x, y in zip(a, b))
     assert different(color, cls) and different(color, merge) and different(cls, merge)
-    assert not different(merge, plain.values())
+    assert not different(merge, plain["late"].values())
 
 
 def test_flags_are_the_settings_they_name(root, tmp_path):
-    by_flag = infer(root, tmp_path / "flag", "--infer_R", 2, "--infer_wh", 32, 24)
-    assert same(by_flag, infer(root, tmp_path / "set", sets=("TEST.RADIUS", 2, "TEST.INFER_WH", "[32, 24]")))
-    both = ("TEST.RADIUS", 2, "TEST.INFER_WH", "[32, 24]")  # twice the same is no contradiction
-    assert same(by_flag, infer(root, tmp_path / "both", "--infer_R", 2, "--infer_wh", 32, 24, sets=both))
+    flags, sets = ("--infer_R", 2, "--infer_wh", 32, 24), ("TEST.RADIUS", 2, "TEST.INFER_WH", "[32, 24]")
+    by_flag = infer(root, tmp_path / "flag", *flags, lst="late")
+    assert same(by_flag, infer(root, tmp_path / "set", lst="late", sets=sets))
+    assert same(by_flag, infer(root, tmp_path / "both", *flags, lst="late", sets=sets))  # twice is no contradiction
     with pytest.raises(UserError, match=r"--infer_R.*TEST\.RADIUS"):
         infer(root, tmp_path / "no", "--infer_R", 2, sets=("TEST.RADIUS", 3))
     with pytest.raises(UserError, match=r"--infer_wh.*TEST\.INFER_WH"):
@@ -194,7 +197,7 @@ def test_seed_seeds_and_is_recorded(root, tmp_path):
 def test_adapted_masks_are_others_and_each_video_starts_anew(root, tmp_path, plain):
     small = ("DATASET.CROP_SIZE", "[64, 64]", "DATASET.SMALLEST_RANGE", "[64, 80]")
     alone = infer(root, tmp_path / "alone", "--adapt", 1, sets=(*small, "MODEL.LR", "1e-2"))
-    assert alone.keys() == plain.keys() and not same(alone, plain)
+    assert alone.keys() == plain["walk"].keys() and not same(alone, plain["walk"])
     both = infer(root, tmp_path / "both", "--adapt", 1, lst="both", sets=(*small, "MODEL.LR", "1e-2"))
     assert same(alone, {name: mask for name, mask in both.items() if "/walk/" in name})
     method = json.loads((tmp_path / "alone/merge_vos/run.json").read_text())["method"]
@@ -208,8 +211,8 @@ def test_frames_not_to_be_saved_are_propagated_all_the_same(root, tmp_path, plai
     lines = (root / "walk.txt").read_text().splitlines()
     (root / "odd.txt").write_text("\n".join(line if t % 2 else "0" + line[1:] for t, line in enumerate(lines)))
     masks = infer(root, tmp_path, lst="odd")
-    assert masks.keys() == {key for t, key in enumerate(plain) if t % 2}
-    assert all(np.array_equal(mask, plain[key]) for key, mask in masks.items())
+    assert masks.keys() == {key for t, key in enumerate(plain["walk"]) if t % 2}
+    assert all(np.array_equal(mask, plain["walk"][key]) for key, mask in masks.items())
 
 
 def test_a_model_without_global_head_is_refused_before_any_work(root, tmp_path):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets import Batch
 from datasets import loader as loader_module
 from losses import build_objective
 from losses.objective import Losses
 from models.colornet import ColorNet
+from tests.helpers import Waits
+from tests.test_distributed import whole_batch
 from tests.test_losses import config, small_batch
 from training.failures import failures_in_words
 from training.journal import LONGEST_UNREAD, Journal
@@ -29,22 +30,6 @@ class Log(list):
 
     def log(self, record, step):
         self.append({"step": step, **record})
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations for which a CUDA device would be waited for: numbers asked for, and copies that block."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, function.overloadpacket.__name__
-        blocks = name == "_to_copy" and kwargs.get("device") and not kwargs.get("non_blocking") and \
-            torch.device(kwargs["device"]).type != args[0].device.type
-        if blocks or name in ("_local_scalar_dense", "nonzero"):
-            self.found.append(name)
-        return function(*args, **kwargs)
 
 
 def make_state(model=None, learning_rate=1e-3):
@@ -136,15 +121,16 @@ def test_steps_wait_for_no_device():
 
 def test_the_objective_stays_on_a_gpu_and_waits_for_none():
     """On tensors that pretend to be there: a constant left on the CPU would be an error, one sent there a wait."""
-    shapes = {branch: {name: value.shape for name, value in views.items()} for branch, views in small_batch().items()}
+    shapes = {branch: {name: value.shape for name, value in views.items()} for branch, views in whole_batch().items()}
     with FakeTensorMode():
-        with torch.device("cuda"):
+        with torch.device("cuda", 1):
             model = ColorNet(size="S", has_global=True, stem_kernel=3, feature_dim=16).train()
             views = {branch: {name: torch.empty(shape) for name, shape in named.items()}
                      for branch, named in shapes.items()}
         with Waits() as waits:
-            losses = build_objective(config(video_len=2), load_settings())(model, views, torch.Generator())
-    assert losses.total.device.type == "cuda" and losses.total.dtype == torch.float32 and waits.found == []
+            losses = build_objective(config(), load_settings())(model, views, torch.Generator())
+    assert {loss.device for loss in losses} == {torch.device("cuda", 1)} and losses.total.dtype == torch.float32
+    assert waits.found == []
 
 
 def test_views_are_finished_on_the_gpu():

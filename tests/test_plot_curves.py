@@ -31,13 +31,12 @@ def test_losses_are_running_means_and_validations_stay_as_they_are(tmp_path):
     np.testing.assert_allclose(curves["val/J&F"], [[300], [0.5]])
 
 
-@pytest.mark.parametrize("suffix, begin", [(".png", b"\x89PNG"), (".svg", b"<?xml")])
-def test_one_picture_of_all_runs(tmp_path, capsys, suffix, begin):
+def test_one_picture_of_all_runs(tmp_path, capsys):
     runs = [write_run(tmp_path / "a", losses(3)), write_run(tmp_path / "b", [*losses(3), {"step": 30, "val/J&F": 0.5}])]
-    plot_curves.main([*map(str, runs), "--out", str(tmp_path / f"curves{suffix}")])
-    assert (tmp_path / f"curves{suffix}").read_bytes().startswith(begin)
+    plot_curves.main([*map(str, runs), "--out", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "2 runs" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", f"curves{suffix}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "curves.png"]
 
 
 def test_a_run_of_one_record_is_seen_and_equal_names_are_told_apart(tmp_path):
@@ -47,7 +46,7 @@ def test_a_run_of_one_record_is_seen_and_equal_names_are_told_apart(tmp_path):
     svg = tmp_path / "curves.svg"
     plot_curves.main([*map(str, runs), "--out", str(svg)])
     text = svg.read_text()
-    assert "<!-- first -->" in text and "<!-- second -->" in text
+    assert text.startswith("<?xml") and "<!-- first -->" in text and "<!-- second -->" in text
     one = text[text.index('id="line2d_'):]
     assert one.count("#1f77b4") >= 3, "a dot of the first colour in each panel"
     with pytest.raises(UserError, match=r"curves\.svg exists"):

@@ -19,7 +19,7 @@ from datasets.points import Point, PointRow
 from inference.points import draw_points, heat_maps, locate
 from tests.helpers import called
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = pytest.mark.usefixtures("restored_process", "models_read_once")
 
 W, H, LENGTH = 128, 96, 4
 

@@ -21,7 +21,7 @@ from tests.helpers import called
 from utils.errors import UserError
 from utils.masks import write_mask
 
-pytestmark = pytest.mark.usefixtures("restored_process")
+pytestmark = pytest.mark.usefixtures("restored_process", "models_read_once")
 
 W, H = 96, 64
 

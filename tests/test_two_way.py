@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -67,12 +68,17 @@ def test_a_damaged_prediction_ends_what_is_known(tmp_path):
 
 
 def test_memory_does_not_grow_with_what_is_kept(tmp_path):
-    store, one = PredictionStore(tmp_path), Prediction((0, 1), torch.rand(2, 60, 108), torch.rand(2, 60, 108))
-    store.put(0, one, 0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for frame in range(1, 200):
+    store, maps = PredictionStore(tmp_path), []
+    tracemalloc.start()  # of arrays and bytes; what becomes of tensors the references tell
+    for frame in range(10):
+        one = Prediction((0, 1), torch.rand(2, 60, 108), torch.rand(2, 60, 108))
+        maps += [weakref.ref(one.labels), weakref.ref(one.similarity)]
         store.put(frame, one, 0)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000, "kilobytes, of 20000 on disk"
+        del one
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000, "of a million bytes on disk"
+    assert not any(tensor() is not None for tensor in maps)
 
 
 def test_a_blend_weighs_by_its_share_and_knows_the_objects_of_both():
