@@ -41,8 +41,8 @@ def contour_mask(image: np.ndarray) -> np.ndarray:
     edges[:, :left] = edges[:, edges.shape[1] - left:] = False
 
     isolated = np.zeros(edges.shape, np.uint8)
-    isolated[:, ::STEP] |= _after_gap(edges[:, ::STEP].T).T
-    isolated[::STEP] |= _after_gap(edges[::STEP])
+    isolated[:, ::STEP] |= after_gap(edges[:, ::STEP].T).T
+    isolated[::STEP] |= after_gap(edges[::STEP])
     isolated[:4] = isolated[:, :4] = 0  # their stamp would begin at a negative index
     # dst(y) = max of src(y-3 .. y+4): each isolated pixel j stamps [j-4, j+4)
     return cv2.dilate(isolated, STAMP, anchor=(3, 3), borderType=cv2.BORDER_CONSTANT, borderValue=0)
@@ -53,7 +53,7 @@ def _weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return 1 + 4 * F.interpolate(mask.float(), size=size, mode="bilinear", align_corners=False)
 
 
-def _after_gap(lines: np.ndarray) -> np.ndarray:
+def after_gap(lines: np.ndarray) -> np.ndarray:
     """Walk each line of bool [L,N] both ways and mark, uint8 [L,N], the edges met after more than `GAP` free pixels.
 
     The pixel right behind an edge is not counted; the ends of a line stand for edges two pixels outside it.

@@ -23,7 +23,7 @@ def photometric(image: np.ndarray, rng: np.random.Generator, *, shadow: bool, bl
     if rng.random() < 0.8:
         image = color_jitter(image, rng)
     if rng.random() < 0.2:
-        image = _grey(image)
+        image = to_grey(image)
     if rng.random() < blur_probability:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2))
     if rng.random() < solarise_probability:
@@ -55,7 +55,7 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Spread the channels about the pixel's grey."""
-    return cv2.addWeighted(image, factor, _grey(image), 1 - factor, 0)
+    return cv2.addWeighted(image, factor, to_grey(image), 1 - factor, 0)
 
 
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
@@ -66,5 +66,6 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """The image's brightness in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -170,7 +170,7 @@ def _sequence_section(names: Sequence[str], results: Sequence[SequenceResult], e
                       truth: GroundTruth, images: Path) -> str:
     """Curves and worst frames of one sequence."""
     sequence = results[0]
-    worst = _worst_frames(results)
+    worst = worst_frames(results)
     lines = list(_lines(names, results))
     legend = "".join(f"{_key(color)}{escape(name)}" for name, color, _ in lines)
     charts = "".join(_chart(metric, sequence.frames, [(color, values[metric]) for _, color, values in lines], worst)
@@ -215,7 +215,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(scored.any(axis=0), np.nansum(values, axis=0) / np.maximum(scored.sum(axis=0), 1), np.nan)
 
 
-def _worst_frames(results: Sequence[SequenceResult]) -> list[int]:
+def worst_frames(results: Sequence[SequenceResult]) -> list[int]:
     """Numbers of the frames with the lowest J&F of any result, an eighth of the sequence apart, in order of time."""
     values = np.min([_mean(result.scores.J) + _mean(result.scores.F) for result in results], axis=0)
     apart = len(values) // 8

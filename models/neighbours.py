@@ -115,7 +115,7 @@ class NeighbourPropagation:
         kind = features.shape, features.device
         store = self._stores.get(kind)
         if store is None:
-            store = self._stores[kind] = FrameStore(*kind, _bound_dtype(features.device))
+            store = self._stores[kind] = FrameStore(*kind, bound_dtype(features.device))
         if self.max_memory is not None and not store.free and store.growing_bytes() > self.max_memory:
             raise _too_small(store.growing_bytes(), self.max_memory)
         with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
@@ -329,7 +329,7 @@ def _too_small(needed: float, allowed: float) -> UserError:
                      "TEST.CXT_SIZE")
 
 
-def _bound_dtype(device: torch.device) -> torch.dtype | None:
+def bound_dtype(device: torch.device) -> torch.dtype | None:
     """The arithmetic of the bounds: bfloat16 where the processor multiplies it faster; on a GPU there are none."""
     if device.type != "cpu":
         return None

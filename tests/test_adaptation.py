@@ -11,7 +11,8 @@ import torch
 
 from datasets import build_adaptation_dataset, read_batch
 from datasets.clips import DrawnClips
-from models import load_model
+from losses import build_objective
+from models import load_model, model_train_config
 from tests.helpers import released_state
 from training.adaptation import CLIP_FRAMES, Adaptation
 from utils.config import load_settings, load_train_config, resolved
@@ -86,7 +87,6 @@ def test_it_is_a_copy_that_seed_and_video_decide(path):
     model = load_model(path)
     one, again = adapt(iter(video()), LENGTH), adapt(iter(video()), LENGTH)  # the second starts anew
     assert same(one, again) and not same(one, model) and not one.training
-    assert same(adapt._model, model)
     assert not same(one, adapt(iter(video(1)), LENGTH))
     assert not same(one, adaptation(path, seed=4)(iter(video()), LENGTH))
     assert not same(one, adaptation(path, "MODEL.LR", "1e-3")(iter(video()), LENGTH))
@@ -95,13 +95,15 @@ def test_it_is_a_copy_that_seed_and_video_decide(path):
 def test_the_objective_falls_on_the_video(path):
     """Measured on clips and views that training did not see, with the statistics of the batch as in training."""
     adapt = adaptation(path, "MODEL.LR", "1e-3", steps=12)
-    other = adaptation(path, steps=6, seed=99)
+    settings = load_settings(overrides=SMALL)
+    config = replace(model_train_config(path), is_neg=False, video_len=CLIP_FRAMES)
+    objective = build_objective(config, settings)
 
     def loss(model) -> float:
-        clips = build_adaptation_dataset(video(), LENGTH, other._settings, other._config, clips=6, seed=99)
+        clips = build_adaptation_dataset(video(), LENGTH, settings, config, clips=6, seed=99)
         views = read_batch(clips, [(0, i) for i in range(6)], torch.device("cpu")).views
         with torch.no_grad():
-            return float(adapt._objective(model.train(), views, torch.Generator().manual_seed(0)).total)
+            return float(objective(model.train(), views, torch.Generator().manual_seed(0)).total)
 
     before = loss(load_model(path))
     assert loss(adapt(iter(video()), LENGTH)) < 0.9 * before
@@ -114,11 +116,14 @@ def test_a_loss_that_is_not_finite_is_refused(path):
 
 def test_a_step_sees_one_clip_of_four_frames(path, monkeypatch):
     seen = []
-    adapt = adaptation(path, steps=3)
-    objective = adapt._objective
-    monkeypatch.setattr(adapt, "_objective", lambda model, batch, generator: (
-        seen.append(batch["color"]["view_a"].shape), objective(model, batch, generator))[1])
-    adapt(iter(video()), LENGTH)
+
+    def noting(config, settings):
+        objective = build_objective(config, settings)
+        return lambda model, views, generator: (seen.append(views["color"]["view_a"].shape),
+                                                objective(model, views, generator))[1]
+
+    monkeypatch.setattr("training.adaptation.build_objective", noting)
+    adaptation(path, steps=3)(iter(video()), LENGTH)
     assert seen == [(1, CLIP_FRAMES, 3, 64, 64)] * 3
 
 

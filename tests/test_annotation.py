@@ -225,18 +225,18 @@ def test_both_ways_from_the_middle_and_confidence_of_every_frame(session, work):
     assert kept == pytest.approx(last, abs=2e-4)
 
 
-def test_a_stopped_run_goes_on_where_it_ended(session, work, tmp_path):
+def test_a_stopped_run_goes_on_where_it_ended(session, work, monkeypatch):
     session.add_object()
     session.give(0, square(0), 0)
-    kept, seen = work._keep, []
+    changed, seen = session.result_changed, []
 
-    def keep_two(result):
-        kept(result)
-        seen.append(result.number)
+    def two(number):
+        changed(number)
+        seen.append(number)
         if len(seen) == 2:
             work.stop()
 
-    work._keep = keep_two
+    monkeypatch.setattr(session, "result_changed", two)
     carry(work, "forward")
     carry(work, "forward")
     assert seen == list(range(FRAMES))
@@ -274,9 +274,10 @@ def ask(session, work, *requests):
     """Send requests one after the other, (method, path, options); returns (status, body) of each."""
 
     async def run():
-        server = Server(session, work, hosts=set())
+        hosts = set()
+        server = Server(session, work, hosts)
         async with TestClient(TestServer(server.application())) as client:
-            server._hosts.add(f"{client.host}:{client.port}")
+            hosts.add(f"{client.host}:{client.port}")
             opened = await client.get(f"/?token={server.token}", allow_redirects=False)
             assert opened.status == 303 and "HttpOnly" in opened.headers["Set-Cookie"]
             answers = []

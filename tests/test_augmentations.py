@@ -187,7 +187,7 @@ def test_jitter_is_drawn_as_specified_and_in_any_order(monkeypatch):
 
 @pytest.mark.parametrize("blur, solarise", [(0.2, 0), (0.3, 0.1)])
 def test_photometric_changes_have_their_rates(monkeypatch, blur, solarise):
-    calls = {name: record(monkeypatch, photometric_module, name) for name in ("cast_shadow", "color_jitter", "_grey")}
+    calls = {name: record(monkeypatch, photometric_module, name) for name in ("cast_shadow", "color_jitter", "to_grey")}
     blurs, solarised = record(monkeypatch, cv2, "GaussianBlur"), record(monkeypatch, cv2, "LUT")
     rng = np.random.default_rng(0)
     picture = np.zeros((2, 2, 3), np.uint8)
@@ -205,7 +205,7 @@ def test_photometric_changes_have_their_rates(monkeypatch, blur, solarise):
 def test_solarise_and_grey_do_what_they_say():
     picture = np.array([[[0, 127, 128], [200, 255, 30]]], np.uint8)
     assert cv2.LUT(picture, photometric_module.SOLARISED).tolist() == [[[0, 127, 127], [55, 0, 30]]]
-    grey = photometric_module._grey(picture)
+    grey = photometric_module.to_grey(picture)
     assert (np.ptp(grey, axis=2) == 0).all() and grey[0, 1, 0] == round(0.299 * 200 + 0.587 * 255 + 0.114 * 30)
 
 

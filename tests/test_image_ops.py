@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers import GOLDEN
 
-from datasets.edges import _after_gap, edge_weight
+from datasets.edges import after_gap, edge_weight
 from datasets.lab import color_target
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 
@@ -53,7 +53,7 @@ def test_liquid_grids_equal_the_golden_ones(golden):
 def test_edges_count_after_a_gap_on_either_way(length, edges, marked):
     lines = np.zeros((3, length), bool)
     lines[1, edges] = True
-    found = np.argwhere(_after_gap(lines)).tolist()
+    found = np.argwhere(after_gap(lines)).tolist()
     assert [position for line, position in found if line == 1] == marked
     assert all(line == 1 for line, _ in found)
 

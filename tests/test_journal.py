@@ -55,12 +55,12 @@ def test_a_step_is_read_when_it_is_logged_or_many_are_unread(monkeypatch):
     journal = make_journal(state, log, every=3)
     read = journal.read
     monkeypatch.setattr(journal, "read", lambda: reads.append(state.progress.step) or read())
-    journal._longest = LONGEST_UNREAD
+    journal.longest_unread = LONGEST_UNREAD
     note(journal, state, *map(float, range(1, 8)))
     assert reads == [3, 6] and [record["step"] for record in log] == [3, 6]
     assert [record["loss/total"] for record in log] == [3.0, 6.0] and journal.last.total == 6.0
     journal = make_journal(state, every=1000)
-    journal._longest = LONGEST_UNREAD
+    journal.longest_unread = LONGEST_UNREAD
     monkeypatch.setattr(journal, "read", lambda: reads.append(state.progress.step))
     note(journal, state, *[1.0] * LONGEST_UNREAD)
     assert reads[2:] == [7 + LONGEST_UNREAD]
@@ -69,7 +69,7 @@ def test_a_step_is_read_when_it_is_logged_or_many_are_unread(monkeypatch):
 def test_a_loss_that_is_no_number_is_found_with_its_own_step_and_clips():
     state = make_state()
     journal = make_journal(state)
-    journal._longest = LONGEST_UNREAD
+    journal.longest_unread = LONGEST_UNREAD
     note(journal, state, 1.0)
     note(journal, state, float("nan"), clips=["cat", "hen"])
     note(journal, state, float("nan"))
@@ -91,7 +91,7 @@ def test_the_time_left_is_that_of_all_epochs_at_the_pace_of_the_steps_after_the_
 def test_failures_are_counted_and_a_signal_is_known_after_the_step():
     state, stop = make_state(), SimpleNamespace(received=None)
     journal = make_journal(state, stop=stop)
-    journal._longest = LONGEST_UNREAD
+    journal.longest_unread = LONGEST_UNREAD
     note(journal, state, 1.0, 1.0, failed=1)
     assert state.progress.failed == 0 and state.progress.drawn == 4 and not journal.signalled
     stop.received = 15
@@ -106,7 +106,7 @@ def test_steps_wait_for_no_device():
     objective = build_objective(config(video_len=2), load_settings())
     step = TrainingStep(state, objective, precision="fp32", parts=1, seed=0)
     journal = make_journal(state)
-    journal._longest = LONGEST_UNREAD
+    journal.longest_unread = LONGEST_UNREAD
     batch = Batch(small_batch(), ["a", "b"], 0)
     with Waits() as waits:
         for _ in range(2):

@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def assert_as_plain(got: torch.Tensor, features: torch.Tensor, labels: torch.Ten
 @pytest.mark.parametrize("case", range(3))
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_golden_cases(case, bounds, monkeypatch):
-    monkeypatch.setattr(neighbours, "_bound_dtype", lambda device: BOUNDS[bounds])
+    monkeypatch.setattr(neighbours, "bound_dtype", lambda device: BOUNDS[bounds])
     golden = np.load(GOLDEN / "propagation_unit.npz")
     h, w, C, M, n, radius, knn = (int(x) for x in golden[f"case{case}/shape"])
     rng = np.random.default_rng(100 + case)
@@ -105,7 +106,7 @@ def test_any_context_gives_the_plain_labels(data):
     radius = draw(st.sampled_from([1, 1.5, 2, 4, 12, 100]), "radius")
     with pytest.MonkeyPatch.context() as patch:
         dtype = BOUNDS[draw(st.sampled_from(list(BOUNDS)), "bounds")]
-        patch.setattr(neighbours, "_bound_dtype", lambda device: dtype)
+        patch.setattr(neighbours, "bound_dtype", lambda device: dtype)
         # Few groups, so that queries reach the second try and the exhaustive search on small maps, too.
         patch.setitem(neighbours.TRY_GROUPS, "exact", draw(st.sampled_from([(1, 2), (2, 9), (32, 160)]), "groups"))
         patch.setattr(neighbours, "QUERIES", draw(st.sampled_from([5, 64, 1000]), "tile"))
@@ -123,7 +124,7 @@ def test_ties_go_to_the_lower_candidate(seed, bounds, levels):
     features = torch.eye(4)[torch.from_numpy(rng.integers(0, levels, (frames + 1, h, w)))].permute(0, 3, 1, 2)
     labels = torch.from_numpy(rng.random((frames, 2, h, w), np.float32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_bound_dtype", lambda device: BOUNDS[bounds])
+        patch.setattr(neighbours, "bound_dtype", lambda device: BOUNDS[bounds])
         patch.setitem(neighbours.TRY_GROUPS, "exact", (1, 3))
         engine = NeighbourPropagation(knn=knn, radius=radius, temperature=0.05)
         got = run(engine, features, labels, [2, 1, 2])
@@ -186,7 +187,7 @@ def test_labels_of_one_frame_may_differ_between_entries():
 @pytest.mark.parametrize("bounds", ["bf16", "fp32"])
 def test_bounds_prove_most_of_a_compressible_video(bounds, monkeypatch):
     """The cheap way is taken, also by threads of its own, and a basis that no longer fits is replaced."""
-    monkeypatch.setattr(neighbours, "_bound_dtype", lambda device: BOUNDS[bounds])
+    monkeypatch.setattr(neighbours, "bound_dtype", lambda device: BOUNDS[bounds])
     monkeypatch.setattr(neighbours, "QUERIES", 50)
     compared = []
     search_all = NeighbourPropagation._search_all
@@ -241,7 +242,7 @@ def test_memory_of_frames_that_are_gone_is_used_again():
 
 def test_max_memory_makes_smaller_tiles_of_the_same_result(monkeypatch):
     monkeypatch.setattr(neighbours, "LIBRARY_BYTES", 0)  # more than a frame this small takes
-    monkeypatch.setattr(neighbours, "_bound_dtype", lambda device: torch.bfloat16)  # the limits below are for its rows
+    monkeypatch.setattr(neighbours, "bound_dtype", lambda device: torch.bfloat16)  # the limits below are for its rows
     generator = torch.Generator().manual_seed(2)
     features = smooth_features(generator, 4, 32, 20, 30, rank=10)
     labels = torch.rand(3, 2, 20, 30, generator=generator)
@@ -270,9 +271,10 @@ def test_videos_of_two_sizes_take_turns():
                 torch.testing.assert_close(engine(prepared, [memories[side]], [memories[side]]).labels, labels[side])
             labels[side] = torch.rand(2, side, side, generator=torch.Generator().manual_seed(side))
             memories[side] = Memory(prepared, labels[side])
+    stores = {side: weakref.ref(memory.features.store) for side, memory in memories.items()}
     del prepared, memories[3]
     gc.collect()
-    assert [shape for shape, _ in engine._stores] == [(8, 4, 4)]
+    assert stores[3]() is None and stores[4]() is not None
 
 
 def test_misuse_is_refused():

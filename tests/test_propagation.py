@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.colornet import ColorNet
+from models.colornet import Branches, ColorNet
 from models.label_propagation import CUSTOM_GAPS, LabelPropagator, context_frames, context_gaps
 from models.neighbours import Carried, Memory, NeighbourPropagation
-from models.propagation import build_propagator, keeping_aspect, stretched, upsampled_argmax
+from models.propagation import VideoPropagator, build_propagator, keeping_aspect, stretched, upsampled_argmax
 from models.upsampling import CLASSES_AT_ONCE
 from tests.helpers import golden_json, golden_model
 from utils.config import load_settings
@@ -391,8 +391,8 @@ class ListsToTensors(TorchDispatchMode):
 
 
 def test_a_frame_makes_no_tensor_of_a_list_and_the_mask_leaves_as_uint8(model, frames):
-    video = propagator(model)
-    video._labels._neighbours = FakeNeighbours()  # the search has its own
+    video = VideoPropagator(Branches(model, "merge"), size=(W, H), gaps=[1, 2],
+                            neighbours=FakeNeighbours())  # the search has lists of its own
     video.step(frames[0], blocks(1, 2))
     video.step(frames[1], blocks(0, 0, 0, 7))  # two groups of references
     features = video.encode(frames[2:4])

@@ -19,7 +19,7 @@ import pytest
 from evaluation.comparison import compare
 from evaluation.davis_evaluation import Protocol, SequenceResult, evaluate_folders, folder_ground_truth
 from evaluation.davis_metrics import Scores
-from evaluation.report import _worst_frames, write_report
+from evaluation.report import worst_frames, write_report
 from utils.masks import write_mask
 
 pytestmark = pytest.mark.slow
@@ -138,8 +138,8 @@ def test_worst_frames_are_the_lowest_of_any_result_and_not_neighbours():
     values = np.linspace(0.9, 0.8, 30)
     low, other = values.copy(), values.copy()
     low[[10, 11]], other[20] = (0.1, 0.2), 0.05
-    assert _worst_frames([result(low), result(other)]) == [11, 21, 30]
-    assert _worst_frames([result(values[:1])]) == [1]
+    assert worst_frames([result(low), result(other)]) == [11, 21, 30]
+    assert worst_frames([result(values[:1])]) == [1]
 
 
 def browse(page: Path, *options: str) -> subprocess.CompletedProcess:

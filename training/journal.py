@@ -52,6 +52,7 @@ class Journal:
         last: the losses read last.
         time_left: to the end of the run [seconds].
         signalled: the signal that all processes know of, or 0.
+        longest_unread: steps that may go unread; by how long steps take, `LONGEST_UNREAD` at most.
     """
 
     def __init__(self, log: MetricLog, state: TrainingState, stop: StopRequest, *, log_every: int, pictures: Pictures,
@@ -61,7 +62,7 @@ class Journal:
         self._batch_size, self.meter = batch_size, Meter(batch_size)
         self._pace, self.time_left = Pace(state.progress.step, steps), float("nan")
         self._unread: list[_Step] = []
-        self._failed, self._longest, self._since = 0, 1, time.perf_counter()
+        self._failed, self.longest_unread, self._since = 0, 1, time.perf_counter()
         self.last, self.signalled = Losses(*torch.full((4,), math.nan)), 0
 
     def note(self, losses: Losses, batch: Batch) -> None:
@@ -72,7 +73,8 @@ class Journal:
         self._failed += batch.failed
         self._unread.append(_Step(position.step, losses, batch.clips))
         logged = position.step % self._log_every == 0
-        if logged or len(self._unread) >= self._longest or (self._stop.received and distributed.world_size() == 1):
+        signalled = self._stop.received and distributed.world_size() == 1
+        if logged or signalled or len(self._unread) >= self.longest_unread:
             self.read()
         if logged and first:
             record = {f"loss/{name}": value.item() for name, value in self.last._asdict().items()}
@@ -99,7 +101,7 @@ class Journal:
         failed, signals, slowest = zip(*distributed.gather_numbers(
             [self._failed, self._stop.received or 0, seconds], self._state.device))
         self.signalled = int(max(signals))
-        self._longest = int(min(max(1, STOPS_WITHIN // max(slowest)), LONGEST_UNREAD))
+        self.longest_unread = int(min(max(1, STOPS_WITHIN // max(slowest)), LONGEST_UNREAD))
         self._unread, self._failed, self._since = [], 0, time.perf_counter()
         self._count_failures(int(sum(failed)))
 
