@@ -214,9 +214,9 @@ def test_a_broken_clip_is_replaced_named_and_listed(root, caplog):
 def test_when_all_is_broken_the_user_reads_one_clear_line(root, workers):
     for path in root.glob("JPEGImages/*/*.jpg"):
         cut(path)
-    with pytest.raises(UserError, match=r"3 attempts, the last at .*\.jpg") as caught:
+    # Not `as`: a loader that is garbage together with its error's frames takes five seconds to end its processes.
+    with pytest.raises(UserError, match=r"(?s)\A(?!.*Traceback).*3 attempts, the last at .*\.jpg"):
         list(loader(build(root), 2, workers).batches(1))
-    assert "Traceback" not in str(caught.value)
 
 
 # --- building ---
