@@ -113,8 +113,8 @@ def test_an_early_end_is_the_end_of_what_was_started(end, status, words):
 BLOCKED = """
 import os, runpy, sys
 from datasets.clips import VideoClips
-load, waiting = VideoClips.load, os.pipe()[0]
-VideoClips.load = lambda self, *args: os.read(waiting, 1) if os.path.exists(sys.argv[1]) else load(self, *args)
+load, waiting, logged = VideoClips.load, os.pipe()[0], sys.argv[1]
+VideoClips.load = lambda self, *args: os.read(waiting, 1) if os.path.exists(logged) else load(self, *args)
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
