@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on(root, tmp_path, whole):
         while process.poll() is None and time.monotonic() < deadline and not kept.exists():
             time.sleep(0.01)
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL and kept.exists(), "in the middle of the pass"
     assert infer_vos_dul.main(words(root, tmp_path, *GIVEN["both"], "--continue")) is None
     assert files_in(tmp_path) == whole["both"]
     assert not list(tmp_path.rglob(".*")), "nothing half-written is left"

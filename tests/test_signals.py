@@ -128,7 +128,8 @@ def test_training_ends_while_its_data_blocks_and_is_saved(tmp_path, workers):
     process = subprocess.Popen([sys.executable, "-c", BLOCKED, logged, SCRIPT, *words], env=ENVIRONMENT,
                                stderr=subprocess.PIPE, text=True)
     deadline, seen = time.monotonic() + 90, -1
-    while time.monotonic() < deadline and (not seen or seen != len(records(tmp_path))):
+    while not seen or seen != len(records(tmp_path)):
+        assert time.monotonic() < deadline, "the data does not block"
         seen = len(records(tmp_path))
         time.sleep(1)
     process.send_signal(signal.SIGINT)
