@@ -327,7 +327,7 @@ HOSTILE = [
                                                             "headers": {"X-Revision": "0"}}, 400),
     ("a mask without a revision", "PUT", "/frames/0/mask", {"data": body(square(0))}, 400),
     ("a tab that is behind", "PUT", "/frames/0/mask", {"data": body(square(0)), "headers": {"X-Revision": "7"}}, 409),
-    ("a body too large", "POST", "/objects", {"data": b"x" * 10, "headers": {}}, 200),
+    ("a body where none is read", "POST", "/objects", {"data": b"x" * 10, "headers": {}}, 200),
     ("a path as export", "POST", "/exports", {"json": {"format": "../../x"}}, 400),
     ("a list as export", "POST", "/exports", {"json": {"format": ["coco"]}}, 400),
     ("a path as direction", "POST", "/carry", {"json": {"direction": "../"}}, 400),
@@ -347,7 +347,6 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "options", "status"), [case[1:] for case in HOSTILE],
                          ids=[case[0] for case in HOSTILE])
 def test_hostile_and_broken_requests(session, work, tmp_path, method, path, options, status):

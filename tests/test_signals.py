@@ -15,7 +15,7 @@ from tests.training_helpers import ENVIRONMENT, SCRIPT, arguments, checkpoint, m
 from utils import signals
 from utils.signals import Stopped, StopRequest
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ run_script(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end, status, words", [
     ("raise UserError('the rule')", 1, "error: the rule"), ("raise ZeroDivisionError('a bug')", 1, "Traceback"),
     ("raise KeyboardInterrupt", 130, "interrupted")])
@@ -120,6 +121,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_ends_while_its_data_blocks_and_is_saved(tmp_path, workers):
     """From the second step on no frame comes any more, as from a dead mount."""
