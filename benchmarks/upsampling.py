@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 from benchmarks.common import alone, peak_memory, width_and_height
 from benchmarks.propagation import timed
 from datasets.synthetic import make_clip
-from models.propagation import upsampled_argmax
+from models.label_maps import upsampled_argmax
 from models.upsampling import BilateralUpsampling, undecided
 from utils.device import resolve_device
 from utils.errors import UserError, run_script

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.propagation import Prediction
@@ -96,12 +97,13 @@ def confidences(prediction: Prediction) -> list[Confidence]:
 def confidence_map(prediction: Prediction) -> Tensor:
     """similarity * margin of every cell's strongest channel, [h,w] in [0,1]."""
     _, similarity, margin = _cells(prediction)
-    return (similarity.clamp(min=0) * margin).view(prediction.labels.shape[1:])
+    return (similarity.clamp(min=0) * margin).view(prediction.similarity.shape[1:])
 
 
 def _cells(prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
     """Of every cell [hw]: its strongest channel, that one's similarity, and its lead over the second."""
-    labels = prediction.labels.flatten(1)  # [M,hw]
+    h, w = prediction.similarity.shape[1:]
+    labels = F.adaptive_avg_pool2d(prediction.labels, (h, w)).flatten(1)  # [M,hw]
     best, order = labels.topk(min(2, len(labels)), dim=0)
     margin = best[0] - best[1] if len(labels) > 1 else best[0]
     return order[0], prediction.similarity.flatten(1).gather(0, order[:1])[0], margin

@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def own_video_defaults(preset: str | None) -> dict[str, Any]:
-    """What a video of one's own takes `instead` of a list's defaults: its own aspect and, but for a `preset`, masks
-    that follow the colours of the frames (docs/experiments/own_video.md has what that gains).
+    """What a video of one's own takes `instead` of a list's defaults: its own aspect and, but for a `preset`, labels of
+    parts of cells and masks that follow the colours of the frames (docs/experiments/subcells.md has what that gains).
     """
-    return {"TEST.INFER_WH": [0, 0], **({} if preset else {"TEST.UPSAMPLE": "bilateral"})}
+    return {"TEST.INFER_WH": [0, 0], **({} if preset else {"TEST.SUBCELLS": 2, "TEST.UPSAMPLE": "bilateral"})}
 
 
 def read_job(path: str, masks: Sequence[str], *, backward: bool, rate: float | None) -> Job:

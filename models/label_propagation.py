@@ -1,6 +1,7 @@
 """Soft labels through a video: context, reference frames and classes (DESIGN section 8).
 
-M classes: channel 0 is the background, each further one an object; [h,w] is the feature map.
+M classes: channel 0 is the background, each further one an object; [h,w] is the feature map. Labels are [M,h,w], or
+[M,P,h,w] with several for each position of it, which its features carry together.
 """
 
 from __future__ import annotations
@@ -82,16 +83,17 @@ class LabelPropagator:
 
     def step(self, features: Tensor, given: Tensor | None = None,
              classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """The next frame's soft labels and similarities, [M,h,w] both, from its features [C,h,w].
+        """The next frame's soft labels and similarities [M,h,w] from its features [C,h,w].
 
-        `given` [m,h,w] in [0,1] are the labels of `classes`: new ones, which follow the known ones, or corrected ones.
-        Left out, they are m new ones. The first frame needs them, with the background as class 0. An error leaves
+        `given`, m of the M in [0,1], are the labels of `classes`: new ones, which follow the known ones, or corrected
+        ones. Left out, they are m new ones. The first frame needs them, with the background as class 0. An error leaves
         everything as it was.
         """
         if given is None and not self._references:
             raise ValueError("the first frame needs given labels")
         query = self._neighbours.prepare(features)
-        labels, similarity = self._predict(query, features)
+        shape = given.shape[1:] if given is not None else self._history[self._frame - 1].labels.shape[1:]
+        labels, similarity = self._predict(query, features, shape)
         if given is not None:
             known = len(labels)
             classes = list(range(known, known + len(given)) if classes is None else classes)
@@ -120,7 +122,7 @@ class LabelPropagator:
         Args:
             frames: how many.
             features: [C,h,w] by frame: those in reach, those of `given`, and `basis`, the `basis_frame` of then.
-            labels: a frame to what `step` had returned, [M,h,w].
+            labels: a frame to the labels that `step` had returned.
             given: the classes that labels were given of, by frame.
             basis: see `features`.
         """
@@ -161,13 +163,14 @@ class LabelPropagator:
         self._groups = [Group(own, torch.tensor(classes, device=device), max(classes) + 1 == len(classes))
                         for own, classes in groups.items()]
 
-    def _predict(self, query: PreparedFeatures, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels and similarities of all known classes, each from its own context."""
-        labels, similarity = features.new_empty(2, len(self._references), *features.shape[1:])
+    def _predict(self, query: PreparedFeatures, features: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Labels, of this shape each, and similarities of all known classes, each from its own context."""
+        labels = features.new_empty(len(self._references), *shape)
+        similarity = features.new_empty(len(self._references), *features.shape[1:])
         for group in self._groups:
             carried = self._carry(query, group)
             labels.index_copy_(0, group.classes, carried.labels)
-            similarity.index_copy_(0, group.classes, carried.similarity.expand_as(carried.labels))
+            similarity.index_copy_(0, group.classes, carried.similarity.expand(len(group.classes), -1, -1))
         return labels, similarity
 
     def _carry(self, query: PreparedFeatures, group: Group) -> Carried:
@@ -181,14 +184,16 @@ class LabelPropagator:
 
 def _with_given(labels: Tensor, similarity: Tensor, given: Tensor,
                 classes: list[int]) -> tuple[Tensor, Tensor, list[int]]:
-    """Predicted labels and similarities [M,h,w] with `given` [m,h,w] in the place of `classes`; also whose they are.
+    """Predicted labels and similarities, M each, with the m labels `given` in the place of `classes`; also whose they
+    are.
 
     All other classes share what the given ones leave of each cell. Where known objects are corrected, the background
     takes what they give up, and so is given, too.
     """
     known, free = len(labels), 1 - given.sum(0)
-    unknown = given.new_zeros(max(max(classes) + 1 - known, 0), *free.shape)
-    labels, similarity = torch.cat([labels * free, unknown]), torch.cat([similarity, unknown])
+    unknown = max(max(classes) + 1 - known, 0)
+    labels, similarity = (torch.cat([maps, maps.new_zeros(unknown, *maps.shape[1:])])
+                          for maps in (labels * free, similarity))
     labels[classes] = given
     if min(classes) < known:
         others = [i for i in range(1, known) if i not in classes]

@@ -54,13 +54,13 @@ class Memory(NamedTuple):
     """One entry of the context."""
 
     features: PreparedFeatures  # from `NeighbourPropagation.prepare`
-    labels: Tensor  # [M,h,w] soft labels
+    labels: Tensor  # [M,h,w] soft labels, or several a position, [M,P,h,w]
 
 
 class Carried(NamedTuple):
     """What a search brings to a frame."""
 
-    labels: Tensor  # [M,h,w] soft labels
+    labels: Tensor  # soft labels, in the shape of the context's
     similarity: Tensor  # [h,w] mean similarity of the neighbours, in [-1,1]
 
 
@@ -140,9 +140,10 @@ class NeighbourPropagation:
         with single_threaded() as threads, torch.autocast(store.device.type, enabled=False):
             best = self._search(store, query.slot, slots, self._tile(store, context, threads), threads)
             counts = numbers_on(store.device, [1] * len(references) + list(copies.values()))
-            labels = torch.cat([store.to_lines(memory.labels) for memory in context])  # [N*hw,M]
+            labels = torch.cat([store.to_lines(memory.labels.flatten(0, -3)) for memory in context])  # [N*hw,M*P]
             mixed, similarity = self._mix(best, counts, labels, store.size)
-            return Carried(store.from_lines(mixed), store.from_lines(similarity)[0])
+            of_cell = context[0].labels.shape[:-2]
+            return Carried(store.from_lines(mixed).unflatten(0, of_cell), store.from_lines(similarity)[0])
 
     def _search(self, store: FrameStore, query: int, slots: Slots, tile: int, threads: int) -> Best:
         """The k best candidates of every position of the frame in slot `query` among those of the frames in `slots`."""

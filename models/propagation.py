@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.colornet import Branches, ColorNet
+from models.label_maps import interpolated, parts_of_cells, resize, upsampled_argmax, weighed
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
-from models.upsampling import CLASSES_AT_ONCE, BilateralUpsampling, argmax_of_parts
+from models.upsampling import BilateralUpsampling
 from utils.config import TestSettings
 from utils.device import PRECISIONS
 from utils.errors import UserError
@@ -36,7 +37,7 @@ class Prediction(NamedTuple):
     """What is known of a frame on the feature map; channel i is object `ids[i]`, channel 0 the background."""
 
     ids: tuple[int, ...]
-    labels: Tensor  # [M,h,w] soft labels
+    labels: Tensor  # [M,n*h,n*w] soft labels, n*n a cell
     similarity: Tensor  # [M,h,w] mean similarity of the neighbours that a channel's labels come from, 1 where given
     given: np.ndarray | None = None  # uint8 [H,W]: what the frame's mask says for certain, with `named`
     named: tuple[int, ...] = ()  # objects that are nowhere but in `given`
@@ -59,6 +60,7 @@ class VideoPropagator:
         device: where it is computed; by default where the encoder's parameters are, the CPU where it has none.
         precision: "fp32", "bf16" or "fp16", of the encoder; features leave it as float32.
         reduce: masks to the feature map by "bilinear" or "nearest".
+        subcells: n; labels are carried for the n x n parts of each cell (`interpolated`), 1 for whole cells.
         upsample: labels to pixels: "bilinear", or "bilateral", by the colours of the frame (`BilateralUpsampling`).
         align_corners: both put the centres of the corner cells on those of the corner pixels; else borders on borders.
         min_max: bring each class's labels to the range [0,1] before the argmax.
@@ -71,7 +73,7 @@ class VideoPropagator:
     def __init__(self, encoder: Encoder, *, size: tuple[int, int] | Callable[[int, int], tuple[int, int]],
                  neighbours: NeighbourPropagation, gaps: Sequence[int], first: str = "repeat",
                  device: torch.device | str | None = None, precision: str = "fp32", reduce: str = "bilinear",
-                 upsample: str = "bilinear", align_corners: bool = True, min_max: bool = False,
+                 subcells: int = 1, upsample: str = "bilinear", align_corners: bool = True, min_max: bool = False,
                  stretch: bool = False, background: float = 1):
         if upsample == "bilateral" and not align_corners:
             raise UserError("UPSAMPLE bilateral aligns corners, and TEST.ALIGN_CORNERS is false; change one of them")
@@ -81,7 +83,7 @@ class VideoPropagator:
         self._encoder, self._device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
         self._size = size
         self._labels = LabelPropagator(neighbours, gaps, first)
-        self._reduce, self.align_corners = reduce, align_corners
+        self._reduce, self._subcells, self.align_corners = reduce, subcells, align_corners
         self._bilateral = BilateralUpsampling() if upsample == "bilateral" else None
         self._weigh = functools.partial(weighed, min_max=min_max, stretch=stretch, background=background)
         self.reset()
@@ -141,15 +143,16 @@ class VideoPropagator:
             ValueError: the first frame has no mask, or the mask is not uint8 [H,W] of the frames' size.
         """
         self._check_mask(mask, self._frame_shape)
-        if mask is None:
-            return Prediction(tuple(self._ids), *self._labels.step(features))
-        first = not self._ids
-        named, ids = _taken(mask, self._ids, correct)
-        given = self._soft_labels(mask, named, (features.shape[1], features.shape[2])) if named else None
+        n, first = self._subcells, not self._ids
+        named, ids = _taken(mask, self._ids, correct) if mask is not None else ([], self._ids)
+        given = None
+        if mask is not None and named:
+            given = parts_of_cells(self._soft_labels(mask, named, (n * features.shape[1], n * features.shape[2])), n)
         labels, similarity = self._labels.step(features, given, [ids.index(i) for i in named])
         self._ids = ids
         certain = mask if first or correct else None
-        return Prediction(tuple(ids), labels, similarity, certain, tuple(named) if certain is not None else ())
+        return Prediction(tuple(ids), F.pixel_shuffle(labels, n)[:, 0], similarity, certain,
+                          tuple(named) if certain is not None else ())
 
     @torch.inference_mode()
     def carry_labels(self, features: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -187,7 +190,8 @@ class VideoPropagator:
             named, ids = _taken(masks[frame], ids, correct)
             if named:
                 given[frame] = [ids.index(i) for i in named]
-        self._labels.recall(frames, features, lambda frame: prediction(frame).labels, given, basis)
+        self._labels.recall(frames, features, lambda frame: parts_of_cells(prediction(frame).labels, self._subcells),
+                            given, basis)
         self._ids = ids
 
     @torch.inference_mode()
@@ -201,7 +205,7 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {frame.shape[:2]}; it is {given.shape}")
         if given is not None and {0, *prediction.named} == {0, *prediction.ids}:
             return given.copy()
-        labels = self._weigh(prediction.labels)
+        labels = self._weigh(interpolated(prediction.labels, self._subcells))
         channel = self._bilateral.argmax(labels, frame) if self._bilateral else \
             upsampled_argmax(labels, frame.shape[:2], self.align_corners)
         mask = _table(prediction.ids, labels.device)[channel].cpu().numpy()
@@ -232,7 +236,7 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {shape}; it is {mask.shape}; resize it by nearest")
 
     def _soft_labels(self, mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int]) -> Tensor:
-        """Index mask [H,W] to the share of each id in every feature cell, [m,h,w]."""
+        """Index mask [H,W] to the share of each id in every cell of a map, [m,h,w]."""
         index = torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
         if self._reduce == "nearest":
             index = F.interpolate(index[None, None].float(), tuple(shape), mode="nearest-exact")[0, 0]
@@ -282,8 +286,8 @@ def build_propagator(encoder: ColorNet | Encoder, settings: TestSettings, *, pre
         rounding=settings.SIZE_ROUNDING)
     return VideoPropagator(encoder, size=size, neighbours=neighbours, precision=precision,
                            gaps=context_gaps(settings.CXT_SIZE, settings.CUSTOM_INTERVAL),
-                           first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, upsample=settings.UPSAMPLE,
-                           align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
+                           first=settings.FIRST_IN_RECENT, reduce=settings.REDUCE, subcells=settings.SUBCELLS,
+                           upsample=settings.UPSAMPLE, align_corners=settings.ALIGN_CORNERS, min_max=settings.MIN_MAX,
                            stretch=settings.STRETCH, background=settings.BACKGROUND)
 
 
@@ -307,35 +311,3 @@ def keeping_aspect(width: int, height: int, short_side: int, multiples: tuple[in
     short, long = (max(whole(round(side * scale, 6) / multiple), 1) * multiple
                    for side, multiple in zip(sorted((width, height)), multiples))
     return (long, short) if width > height else (short, long)
-
-
-def resize(maps: Tensor, shape: tuple[int, int], align_corners: bool = True) -> Tensor:
-    """Resize maps [C,H,W] bilinearly, with the corners aligned as every resizing of this method is."""
-    return F.interpolate(maps[None], size=tuple(shape), mode="bilinear", align_corners=align_corners)[0]
-
-
-def min_max_of(labels: Tensor) -> Tensor:
-    """Soft labels [M,h,w] with the range of each class brought to [0,1]; a class that is nowhere stays so."""
-    least, most = labels.amin((1, 2), keepdim=True), labels.amax((1, 2), keepdim=True)
-    return torch.where(most > least, (labels - least) / (most - least), labels.clamp(max=1))
-
-
-def stretched(labels: Tensor) -> Tensor:
-    """Soft labels [M,h,w] with the range of each class stretched to [0,1], by moving and scaling it by a half at most.
-
-    A class that has faded everywhere counts again where it is strongest; traces of one that is gone do not.
-    """
-    least = labels.amin((1, 2), keepdim=True).clamp(max=0.5)
-    return (labels - least) / (labels.amax((1, 2), keepdim=True) - least).clamp(min=0.5)
-
-
-def weighed(labels: Tensor, *, min_max: bool = False, stretch: bool, background: float) -> Tensor:
-    """Soft labels [M,h,w] as they count in the argmax; see `VideoPropagator`."""
-    labels = min_max_of(labels) if min_max else labels
-    labels = stretched(labels) if stretch else labels
-    return torch.cat([labels[:1] * background, labels[1:]])
-
-
-def upsampled_argmax(labels: Tensor, shape: tuple[int, int], align_corners: bool = True) -> Tensor:
-    """The argmax over channels of soft labels [M,h,w] resized to the full size, [H,W]; of equals the first."""
-    return argmax_of_parts(resize(part, shape, align_corners) for part in labels.split(CLASSES_AT_ONCE))

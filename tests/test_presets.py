@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.label_maps import min_max_of
 from models.label_propagation import context_frames
-from models.propagation import build_propagator, keeping_aspect, min_max_of
+from models.propagation import build_propagator, keeping_aspect
 from utils.config import PRESETS, load_settings
 from utils.errors import UserError
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.colornet import Branches, ColorNet
+from models.label_maps import DETAIL, interpolated, stretched, upsampled_argmax
 from models.label_propagation import CUSTOM_GAPS, LabelPropagator, context_frames, context_gaps
 from models.neighbours import Carried, Memory, NeighbourPropagation
-from models.propagation import VideoPropagator, build_propagator, keeping_aspect, stretched, upsampled_argmax
+from models.propagation import VideoPropagator, build_propagator, keeping_aspect
 from models.upsampling import CLASSES_AT_ONCE
 from tests.helpers import golden_json, golden_model
 from utils.config import load_settings
@@ -230,6 +231,35 @@ def test_stretching_brings_back_what_faded_and_not_what_is_hardly_there():
     torch.testing.assert_close(stretched(traces), torch.cat([cells(1.0, 0.6, 1.0), cells(0.0, 0.4, 0.0)]))
     whole = torch.cat([cells(1.0, 0.3, 0.0), cells(0.0, 0.7, 1.0)])
     torch.testing.assert_close(stretched(whole), whole)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_parts_of_cells_are_carried_as_if_each_were_a_map_of_its_own(model, frames, n):
+    video = propagator(model, "TEST.SUBCELLS", n, "TEST.CXT_SIZE", 2)
+    masks = {0: blocks(0, 1, 2), 2: blocks(0, 0, 0, 0, 0, 3), 4: blocks(2, 1)}  # the first, a new object, a correction
+    predictions = [video.predict(x, masks.get(t), correct=t == 4) for t, x in enumerate(video.encode(frames))]
+    named = {0: [0, 1, 2], 2: [3], 4: [1, 2]}
+    given = {t: torch.cat([F.interpolate(torch.from_numpy(mask == i)[None, None].float(), (n * H // 8, n * W // 8),
+                                         mode="bilinear", align_corners=True)[0] for i in named[t]])
+             for t, mask in masks.items()}
+    for down in range(n):
+        for right in range(n):
+            search = NeighbourPropagation(knn=10, radius=12, temperature=0.05)
+            single = LabelPropagator(search, context_gaps(2, False))
+            for t, x in enumerate(video.encode(frames)):
+                own = given[t][:, down::n, right::n] if t in given else None
+                labels, similarity = single.step(x, own, named.get(t))
+                torch.testing.assert_close(predictions[t].labels[:, down::n, right::n], labels)
+                torch.testing.assert_close(predictions[t].similarity, similarity)
+
+
+def test_between_cells_their_means_are_resized_and_half_of_their_detail_is_added():
+    means = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    detail = torch.tensor([[1.0, -1], [-1, 1]]).repeat(5, 7) * torch.tensor([0.1, -0.05, -0.05])[:, None, None]
+    labels = means.repeat_interleave(2, 1).repeat_interleave(2, 2) + detail
+    smooth = F.interpolate(means[None], size=(10, 14), mode="bilinear")[0]
+    torch.testing.assert_close(interpolated(labels, 2), smooth + DETAIL * detail)
+    assert interpolated(labels, 1) is labels
 
 
 def test_frames_may_be_views_and_encoded_together(model, frames):

@@ -100,6 +100,16 @@ def test_confidence_is_the_mean_over_the_cells_that_are_the_objects():
     torch.testing.assert_close(confidence_map(one), 0.8 * torch.tensor([[0.8, 0.5, 0.8, 0.1]]))
 
 
+def test_confidence_is_told_of_cells_where_labels_are_of_their_parts():
+    labels = torch.tensor([[[0.9, 0.2], [0.4, 0.6]], [[0.1, 0.8], [0.6, 0.4]]])
+    detail = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(2, 2)
+    parts = labels.repeat_interleave(2, 1).repeat_interleave(2, 2) + torch.stack([detail, -detail])
+    similarity = torch.rand(2, 2, 2, generator=torch.Generator().manual_seed(0))
+    of_cells, of_parts = (confidences(Prediction((0, 4), maps, similarity)) for maps in (labels, parts))
+    for one, other in zip(of_cells, of_parts, strict=True):
+        assert one == pytest.approx(other)
+
+
 def test_an_object_without_a_cell_has_no_confidence():
     assert confidences(prediction((0, 4), [[1.0], [0.0]])) == [Confidence(4, 0, 0, 0)]
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from models import upsampling
 from models.colornet import ColorNet
-from models.propagation import build_propagator, upsampled_argmax
+from models.label_maps import upsampled_argmax
+from models.propagation import build_propagator
 from models.upsampling import BilateralUpsampling, lay_axis
 from utils.config import load_settings
 from utils.images import rgb_to_lab

@@ -160,6 +160,7 @@ class TestSettings:
     SIZE_ROUNDING: str = _one_of("up", "down", "nearest")
     REDUCE: str = _one_of("bilinear", "nearest")
     ALIGN_CORNERS: bool = _switch()
+    SUBCELLS: int = _at_least(1)
     UPSAMPLE: str = _one_of(*UPSAMPLING)
     MIN_MAX: bool = _switch()
     STRETCH: bool = _switch()

@@ -44,9 +44,9 @@ from evaluation.davis_metrics import evaluate_sequence, statistics
 from models import load_model
 from models.colornet import ColorNet
 from models.features import Features, load_features, needs_model, weight_files
+from models.label_maps import interpolated, parts_of_cells, resize, upsampled_argmax, weighed
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
-from models.propagation import resize, upsampled_argmax, weighed
 from models.upsampling import BilateralUpsampling
 from utils.errors import UserError, run_script
 from utils.feature_spec import folder_name
@@ -73,6 +73,7 @@ class Options:
     flip: bool = False  # the mean with the labels carried through mirrored frames
     scales: bool = False  # the mean with the labels carried through frames 4/3 as large
     backward: bool = False  # the mean with the labels carried back from the last frame
+    subcells: int = 1  # labels a side of a cell
     upsample: str = "bilinear"  # a name of UPSAMPLING
     stretch: bool = False  # stretch the labels before the argmax
     background: float = 1  # weight of its labels in the argmax
@@ -125,8 +126,9 @@ OPTIONS: dict[str, dict] = {
     "color": {"cls_share": 0}, "cls": {"cls_share": 1}, **{f"cls {n}": {"cls_share": n} for n in (0.25, 0.75)},
     **{f"radius {n}": {"radius": n} for n in (6, 8, 18, 25)}, **{f"k {n}": {"knn": n} for n in (5, 15, 20)},
     **{f"temperature {t}": {"temperature": t} for t in (0.03, 0.1)}, "context 10": {"context": 10},
-    "gaps": {"custom_interval": True}, "stride 4": {"stride": 4},
-    "stretch": {"stretch": True}, **{f"background {w}": {"background": w} for w in (0.8, 0.9)},
+    **{f"subcells {n}": {"subcells": n} for n in (2, 3, 4)}, "gaps": {"custom_interval": True},
+    "stride 4": {"stride": 4}, "stretch": {"stretch": True},
+    **{f"background {w}": {"background": w} for w in (0.8, 0.9)},
     **{f"{lines} lines": {"scale": lines / 480} for lines in (576, 640, 720)},
 }
 
@@ -185,10 +187,12 @@ def first_labels(mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int], h
 
 @torch.inference_mode()
 def carry(features: Sequence[Tensor], first: Tensor, options: Options) -> list[Tensor]:
-    """Labels [M,h,w] of each frame's features [C,h,w] from those of the first frame."""
+    """Labels [M,n*h,n*w] of each frame's features [C,h,w] from those of the first frame, n the subcells."""
     search = NeighbourPropagation(knn=options.knn, radius=options.radius, temperature=options.temperature)
     propagator = LabelPropagator(search, context_gaps(options.context, options.custom_interval))
-    return [propagator.step(x, first if t == 0 else None)[0] for t, x in enumerate(features)]
+    given = parts_of_cells(first, options.subcells)
+    labels = (propagator.step(x, given if t == 0 else None)[0] for t, x in enumerate(features))
+    return [F.pixel_shuffle(parts, options.subcells)[:, 0] for parts in labels]
 
 
 def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[str], *, size: tuple[int, int],
@@ -218,7 +222,8 @@ def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[
 
     def carry_all(options: Options) -> list[Tensor]:
         seen = list(features(options))
-        first = first_labels(truths[0], ids, tuple(seen[0].shape[1:]), options.first)
+        n, (h, w) = options.subcells, seen[0].shape[1:]
+        first = first_labels(truths[0], ids, (n * h, n * w), options.first)
         labels = carry(seen, first, options)
         if options.flip:
             mirrored = list(features(options, mirrored=True))
@@ -254,7 +259,7 @@ def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[
 @torch.inference_mode()
 def to_pixels(model: Network, labels: Tensor, frame: np.ndarray, options: Options) -> np.ndarray:
     """Soft labels [M,h,w] to the argmax over them at each pixel [H,W]."""
-    labels = weighed(labels, stretch=options.stretch, background=options.background)
+    labels = weighed(interpolated(labels, options.subcells), stretch=options.stretch, background=options.background)
     if UPSAMPLING[options.upsample] is None:
         return upsampled_argmax(labels, frame.shape[:2]).numpy()
     make, guide = UPSAMPLING[options.upsample]
