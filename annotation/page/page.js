@@ -16,6 +16,7 @@ let gesture = null; // the pointer's stroke, box or move in progress
 let corners = []; // of the polygon in progress
 let line = []; // from its last corner to the pointer, along a border (magnetic)
 let following = null, aim = null; // the request for that line, and where it is wanted next
+let adding = Promise.resolve(); // the corners that were clicked and wait for their lines
 let playing = false, loading = 0, shown = false; // `shown`: the frame's mask is there and may be drawn on
 const confidence = new Map(); // object id to a sparse array of [value, lost] by frame
 let seen = 0; // confidence rows that have been read
@@ -390,11 +391,19 @@ async function cut(query, body) {
   if ($('saved').textContent.startsWith('finding')) $('saved').textContent = 'saved';
 }
 
-async function addCorner(at) {
+/** Corners come one after the other, however fast they are clicked. */
+function addCorner(at) {
+  adding = adding.then(() => takeCorner(at));
+  return adding;
+}
+
+async function takeCorner(at) {
+  const own = corners;
   const closes = corners.length > 2 && Math.hypot(at[0] - corners[0][0], at[1] - corners[0][1]) * view.scale < 9;
   if (tool === 'magnetic' && corners.length) {
-    await follow(closes ? corners[0] : at);
-    corners.push(...line.map(([x, y]) => [x, y, true]));
+    const between = await lineTo(closes ? corners[0] : at);
+    if (corners !== own) return undefined; // dropped meanwhile
+    corners.push(...between.map(([x, y]) => [x, y, true]));
     line = [];
   }
   if (closes) return endPolygon();
@@ -402,19 +411,25 @@ async function addCorner(at) {
   return drawPreview();
 }
 
-/** Ask for the line to a place; while one is on its way only the newest place counts. */
-async function follow(at) {
+/** The line along a border from the last corner to a place. */
+async function lineTo(at) {
+  const ends = [corners.at(-1), at].map(([x, y]) => `${Math.floor(x)},${Math.floor(y)}`);
+  const answer = await ask(`frames/${frame}/line?from=${ends[0]}&to=${ends[1]}`).catch((error) => say(error.message));
+  return answer ? (await answer.json()).map(([x, y]) => [x + 0.5, y + 0.5]) : [];
+}
+
+/** Show the line to a place; while one is on its way only the newest place counts. */
+function follow(at) {
   aim = at;
   following ??= (async () => {
     while (aim && corners.length) {
-      const ends = [corners.at(-1), aim].map(([x, y]) => `${Math.floor(x)},${Math.floor(y)}`);
+      const to = aim, from = corners.at(-1);
       aim = null;
-      const answer = await ask(`frames/${frame}/line?from=${ends[0]}&to=${ends[1]}`).catch((error) => say(error.message));
-      line = answer && corners.length ? (await answer.json()).map(([x, y]) => [x + 0.5, y + 0.5]) : [];
+      const between = await lineTo(to);
+      line = from === corners.at(-1) ? between : [];
       drawPreview();
     }
   })().finally(() => { following = null; });
-  return following;
 }
 
 function dropCorners() {
