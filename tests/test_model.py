@@ -88,8 +88,9 @@ def test_released_files_load(tmp_path, kind, counters):
     shapes = golden_json("state_dict_keys.json")[kind]
     extra = {name: torch.tensor(3) for name in shapes if name.endswith("num_batches_tracked")} if counters else {}
     state = released_state(kind) | extra
-    model = load_model(released_file(tmp_path / "model.pkl", kind, state))
-    assert not model.training
+    path, random = released_file(tmp_path / "model.pkl", kind, state), torch.get_rng_state()
+    model = load_model(path)
+    assert not model.training and torch.equal(torch.get_rng_state(), random), "no weights are drawn"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state.get(name, torch.tensor(0))), name
 
