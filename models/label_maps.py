@@ -17,8 +17,13 @@ def resize(maps: Tensor, shape: tuple[int, int], align_corners: bool = True) -> 
 
 
 def parts_of_cells(labels: Tensor, n: int) -> Tensor:
-    """Labels [M,n*h,n*w] by cells of n x n, [M,n*n,h,w]; `pixel_shuffle` is the inverse."""
+    """Labels [M,n*h,n*w] by cells of n x n, [M,n*n,h,w]."""
     return F.pixel_unshuffle(labels[:, None], n)
+
+
+def map_of_parts(parts: Tensor, n: int) -> Tensor:
+    """The inverse of `parts_of_cells`: [M,n*n,h,w] to [M,n*h,n*w]."""
+    return F.pixel_shuffle(parts, n)[:, 0]
 
 
 def interpolated(labels: Tensor, n: int) -> Tensor:

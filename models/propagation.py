@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.colornet import Branches, ColorNet
-from models.label_maps import interpolated, parts_of_cells, resize, upsampled_argmax, weighed
+from models.label_maps import interpolated, map_of_parts, parts_of_cells, resize, upsampled_argmax, weighed
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
 from models.upsampling import BilateralUpsampling
@@ -143,15 +143,16 @@ class VideoPropagator:
             ValueError: the first frame has no mask, or the mask is not uint8 [H,W] of the frames' size.
         """
         self._check_mask(mask, self._frame_shape)
-        n, first = self._subcells, not self._ids
-        named, ids = _taken(mask, self._ids, correct) if mask is not None else ([], self._ids)
-        given = None
-        if mask is not None and named:
-            given = parts_of_cells(self._soft_labels(mask, named, (n * features.shape[1], n * features.shape[2])), n)
+        if mask is None:
+            labels, similarity = self._labels.step(features)
+            return Prediction(tuple(self._ids), map_of_parts(labels, self._subcells), similarity)
+        first = not self._ids
+        named, ids = _taken(mask, self._ids, correct)
+        given = self._soft_labels(mask, named, (features.shape[1], features.shape[2])) if named else None
         labels, similarity = self._labels.step(features, given, [ids.index(i) for i in named])
         self._ids = ids
         certain = mask if first or correct else None
-        return Prediction(tuple(ids), F.pixel_shuffle(labels, n)[:, 0], similarity, certain,
+        return Prediction(tuple(ids), map_of_parts(labels, self._subcells), similarity, certain,
                           tuple(named) if certain is not None else ())
 
     @torch.inference_mode()
@@ -236,12 +237,16 @@ class VideoPropagator:
             raise ValueError(f"a mask has the size of its frame {shape}; it is {mask.shape}; resize it by nearest")
 
     def _soft_labels(self, mask: np.ndarray, ids: Sequence[int], shape: tuple[int, int]) -> Tensor:
-        """Index mask [H,W] to the share of each id in every cell of a map, [m,h,w]."""
+        """Index mask [H,W] to the share of each id in every part of the cells of a map [h,w], [m,n*n,h,w]."""
+        n = self._subcells
+        shape = n * shape[0], n * shape[1]
         index = torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
         if self._reduce == "nearest":
-            index = F.interpolate(index[None, None].float(), tuple(shape), mode="nearest-exact")[0, 0]
-            return torch.stack([index == i for i in ids]).float()
-        return torch.cat([resize((index == i)[None].float(), shape, self.align_corners) for i in ids])
+            index = F.interpolate(index[None, None].float(), shape, mode="nearest-exact")[0, 0]
+            labels = torch.stack([index == i for i in ids]).float()
+        else:
+            labels = torch.cat([resize((index == i)[None].float(), shape, self.align_corners) for i in ids])
+        return parts_of_cells(labels, n)
 
 
 def _taken(mask: np.ndarray, known: Sequence[int], correct: bool) -> tuple[list[int], list[int]]:

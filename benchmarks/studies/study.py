@@ -44,7 +44,7 @@ from evaluation.davis_metrics import evaluate_sequence, statistics
 from models import load_model
 from models.colornet import ColorNet
 from models.features import Features, load_features, needs_model, weight_files
-from models.label_maps import interpolated, parts_of_cells, resize, upsampled_argmax, weighed
+from models.label_maps import interpolated, map_of_parts, parts_of_cells, resize, upsampled_argmax, weighed
 from models.label_propagation import LabelPropagator, context_gaps
 from models.neighbours import NeighbourPropagation
 from models.upsampling import BilateralUpsampling
@@ -192,7 +192,7 @@ def carry(features: Sequence[Tensor], first: Tensor, options: Options) -> list[T
     propagator = LabelPropagator(search, context_gaps(options.context, options.custom_interval))
     given = parts_of_cells(first, options.subcells)
     labels = (propagator.step(x, given if t == 0 else None)[0] for t, x in enumerate(features))
-    return [F.pixel_shuffle(parts, options.subcells)[:, 0] for parts in labels]
+    return [map_of_parts(parts, options.subcells) for parts in labels]
 
 
 def score_options(model: Network, sequence: EvaluationSequence, names: Sequence[str], *, size: tuple[int, int],
