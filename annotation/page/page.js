@@ -391,18 +391,19 @@ async function cut(query, body) {
   if ($('saved').textContent.startsWith('finding')) $('saved').textContent = 'saved';
 }
 
-/** Corners come one after the other, however fast they are clicked. */
+/** Corners come one after the other, however fast they are clicked; one of a polygon that was dropped goes with it. */
 function addCorner(at) {
-  adding = adding.then(() => takeCorner(at));
+  const own = corners;
+  adding = adding.then(() => takeCorner(at, own));
   return adding;
 }
 
-async function takeCorner(at) {
-  const own = corners;
+async function takeCorner(at, own) {
+  if (corners !== own) return undefined;
   const closes = corners.length > 2 && Math.hypot(at[0] - corners[0][0], at[1] - corners[0][1]) * view.scale < 9;
   if (tool === 'magnetic' && corners.length) {
     const between = await lineTo(closes ? corners[0] : at);
-    if (corners !== own) return undefined; // dropped meanwhile
+    if (corners !== own) return undefined;
     corners.push(...between.map(([x, y]) => [x, y, true]));
     line = [];
   }
