@@ -13,6 +13,7 @@ import pytest
 
 from tests.training_helpers import ENVIRONMENT, SCRIPT, arguments, checkpoint, make_data, records
 from utils import signals
+from utils.iterators import each_within
 from utils.signals import Stopped, StopRequest
 
 pytestmark = pytest.mark.usefixtures("restored_process")
@@ -52,12 +53,12 @@ def test_waiting_is_interrupted_and_what_is_done_between_is_not(ended):
             yield number
 
     with pytest.raises(Stopped), stop.deferred():
-        for number in stop.while_waiting(items()):
+        for number in each_within(stop.at_once, items()):
             done.append(number)
     assert done == [0, 1]
     stop = StopRequest()
     with pytest.raises(Stopped), stop.deferred():
-        for number in stop.while_waiting(count()):
+        for number in each_within(stop.at_once, count()):
             signal.raise_signal(signal.SIGINT)
             done.append(number)
     assert done == [0, 1, 0]

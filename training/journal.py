@@ -17,7 +17,7 @@ from training.state import TrainingState
 from utils import distributed
 from utils.errors import UserError
 from utils.signals import StopRequest
-from utils.timing import Meter, Pace
+from utils.timing import Meter
 
 FAILED_SHARE = 0.01  # of the clips drawn: more than this could not be decoded and the run ends
 FAILED_COUNTED_FROM = 100  # clips drawn before that share means anything
@@ -59,8 +59,8 @@ class Journal:
                  pictures_every: int, batch_size: int, steps: int):
         self.log, self._state, self._stop = log, state, stop
         self._log_every, self._pictures, self._pictures_every = log_every, pictures, pictures_every
-        self._batch_size, self.meter = batch_size, Meter(batch_size)
-        self._pace, self.time_left = Pace(state.progress.step, steps), float("nan")
+        self._batch_size, self.time_left = batch_size, math.nan
+        self.meter = Meter(batch_size, state.progress.step, steps)
         self._unread: list[_Step] = []
         self._failed, self.longest_unread, self._since = 0, 1, time.perf_counter()
         self.last, self.signalled = Losses(*torch.full((4,), math.nan)), 0
@@ -69,7 +69,7 @@ class Journal:
         """Take up a step that was just done."""
         position, first = self._state.progress, distributed.rank() == 0
         position.drawn += self._batch_size
-        self.time_left = self._pace.left(position.step)
+        self.time_left = self.meter.left(position.step)
         self._failed += batch.failed
         self._unread.append(_Step(position.step, losses, batch.clips))
         logged = position.step % self._log_every == 0
@@ -79,7 +79,7 @@ class Journal:
         if logged and first:
             record = {f"loss/{name}": value.item() for name, value in self.last._asdict().items()}
             rate = self._state.optimiser.param_groups[0]["lr"]
-            self.log.log({"epoch": position.epoch, **record, "lr": rate, **self.meter.reading(),
+            self.log.log({"epoch": position.epoch, **record, "lr": rate, **self.meter.reading(position.step),
                            "time_left": self.time_left, "failed_clips": position.failed}, position.step)
         every = self._pictures_every
         if every and position.step % every == 1 % every and first:

@@ -17,6 +17,7 @@ from training.state import TrainingState
 from training.validation import Validation
 from utils import distributed
 from utils.config import TrainSettings
+from utils.iterators import each_within
 from utils.signals import Stopped, StopRequest
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ def train_one_epoch(state: TrainingState, loader: BatchLoader, step: Step, journ
                     stop: StopRequest, *, save_every: int) -> None:
     """Take the steps that are left of the epoch in progress; `Stopped` between two of them."""
     position, total = state.progress, len(loader)
-    batches = journal.meter.passing(loader.batches(position.epoch, position.batch))
+    batches = each_within(journal.meter.waiting, loader.batches(position.epoch, position.batch))
     if distributed.world_size() == 1:  # several processes stop together, after a step that all of them have done
-        batches = stop.while_waiting(batches)
+        batches = each_within(stop.at_once, batches)
     bar = tqdm(batches, total=total, initial=position.batch, unit="step", desc=f"epoch {position.epoch}",
                disable=None if distributed.rank() == 0 else True)
     with logging_redirect_tqdm(), bar:

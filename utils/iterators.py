@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice, repeat
 from typing import TypeVar
@@ -17,6 +18,18 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def each_within(context: Callable[[], AbstractContextManager], items: Iterable[Item]) -> Iterator[Item]:
+    """Pass `items` on; each one is waited for within a new `context()`."""
+    iterator = iter(items)
+    while True:
+        with context():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
 
 
 def ahead(items: Iterable[Item], count: int) -> Iterator[Item]:

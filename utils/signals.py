@@ -7,11 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any, NoReturn
 
 ECHO = 1.0  # [seconds] torchrun passes on a signal that the terminal has sent to all processes already
 
@@ -36,9 +34,9 @@ class StopRequest:
             signal.signal(number, self._receive)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, defer: bool = True) -> Iterator[None]:
         """Note a signal within the block and go on: a step in progress ends and is saved."""
-        before, self._deferred = self._deferred, True
+        before, self._deferred = self._deferred, defer
         try:
             yield
         finally:
@@ -49,22 +47,8 @@ class StopRequest:
         """Raise `Stopped` within the block of `deferred`, for what may take for ever and leaves nothing undone."""
         if self.received is not None:
             raise Stopped(self.received)
-        before, self._deferred = self._deferred, False
-        try:
+        with self.deferred(False):
             yield
-        finally:
-            self._deferred = before
-
-    def while_waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass items on; a signal is raised at once while one is waited for."""
-        iterator = iter(items)
-        while True:
-            with self.at_once():
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is None:

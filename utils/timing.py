@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-
-
-def timed(items: Iterable[Item], note: Callable[[float], None]) -> Iterator[Item]:
-    """Pass `items` on, noting for each how many seconds it kept us waiting."""
-    iterator = iter(items)
-    while True:
-        asked = time.perf_counter()
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        note(time.perf_counter() - asked)
-        yield item
+from utils.iterators import Item, each_within
 
 
 class StageClock:
@@ -50,10 +36,7 @@ class StageClock:
 
     def waiting(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Pass `items` on and add the time that each one kept us waiting to stage `name`."""
-        return timed(items, partial(self._add, name))
-
-    def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] += seconds
+        return each_within(partial(self.stage, name), items)
 
     def shares(self) -> str:
         """In words: `decode 2 %, encode 31 %, ...` of the time of all stages."""
@@ -62,43 +45,40 @@ class StageClock:
 
 
 class Meter:
-    """Speed of a training loop since the last reading, and the share of time that it waited for data."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
-
-    def passing(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Pass batches on, noting how long each one kept us waiting."""
-        return timed(batches, self._note)
-
-    def _note(self, seconds: float) -> None:
-        self._waited, self._steps = self._waited + seconds, self._steps + 1
-
-    def reading(self) -> dict[str, float]:
-        """Clips a second and the share of waiting since the last reading."""
-        seconds = time.perf_counter() - self._start
-        reading = {"clips_per_second": self._steps * self._batch_size / seconds, "data_wait": self._waited / seconds}
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
-        return reading
-
-
-class Pace:
-    """How long the rest takes at the mean pace so far, whatever else the time went into.
-
-    The first step counts only until the second: it waits for all that begins with it.
+    """Speed of a training loop, and how long the rest of it takes.
 
     Args:
+        batch_size: clips a step.
         done: steps that were done before.
-        total: steps of the whole.
+        total: steps of the whole run.
     """
 
-    def __init__(self, done: int, total: int):
-        self._total, self._mark, self._first = total, (time.perf_counter(), done), True
+    def __init__(self, batch_size: int, done: int, total: int):
+        self._batch_size, self._total, self._waited = batch_size, total, 0.0
+        self._read = self._start = time.perf_counter(), done
+        self._first = True
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that the loop waits for data within the block."""
+        asked = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - asked
+
+    def reading(self, done: int) -> dict[str, float]:
+        """Clips a second and the share of waiting since the last reading, when so many steps are done."""
+        now, (since, before) = time.perf_counter(), self._read
+        reading = {"clips_per_second": (done - before) * self._batch_size / (now - since),
+                   "data_wait": self._waited / (now - since)}
+        self._read, self._waited = (now, done), 0.0
+        return reading
 
     def left(self, done: int) -> float:
-        """Seconds from now, when so many steps are done, more than at the call before, to the end."""
-        now, (since, before) = time.perf_counter(), self._mark
+        """Seconds to the end at the mean pace so far, when so many steps are done, more than at the call before.
+
+        The first step counts only until the second: it waits for all that begins with it.
+        """
+        now, (since, before) = time.perf_counter(), self._start
         if self._first:
-            self._mark, self._first = (now, done), False
+            self._start, self._first = (now, done), False
         return (now - since) / (done - before) * (self._total - done)
