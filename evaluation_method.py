@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import os
 import signal
@@ -41,11 +40,11 @@ from evaluation.davis_evaluation import (
 from evaluation.report import write_report
 from evaluation.tasks import TASKS as OTHER_TASKS
 from evaluation.tasks import TaskEvaluation, difference, evaluate_task
-from evaluation.workers import available_processors
 from utils.errors import UserError, run_script
 from utils.files import refuse_existing, replacing
 from utils.names import NAME_RULE, is_name, told_apart
 from utils.run_record import features_used
+from utils.threads import available_processors
 from utils.version import VERSION
 
 DAVIS_SET = "val"
@@ -128,29 +127,26 @@ def print_comparisons(comparisons: list[Comparison]) -> None:
 
 
 def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    """A table as the official package writes it: three decimals."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-    write_text(path, text.getvalue())
+    """A table as the official package writes it: three decimals. What of a folder's name is no text stands as code."""
+    with (replacing(path) as temporary,
+          open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8; what a folder's name has that is none is written as its code."""
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Plain values, `null` for what is not scored."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(json.dumps(without_nan(values), indent=1), encoding="utf-8")
 
 
 def as_json(evaluation: Evaluation, protocol: Protocol, comparison: Comparison | None) -> dict:
-    """All values unrounded; `null` at a frame that is not scored, and where there is no comparison."""
-    def per_frame(values: np.ndarray) -> list[float | None]:
-        return [None if np.isnan(value) else value for value in values.tolist()]
-
+    """All values unrounded; NaN at a frame that is not scored, None where there is no comparison."""
     objects = {row.name: {"J": row.J._asdict(), "F": row.F._asdict()} for row in evaluation.objects}
     sequences = {}
     for s in evaluation.sequences:
-        tracks = [{"id": k, "id_in_results": proposal, "J": per_frame(J), "F": per_frame(F)}
+        tracks = [{"id": k, "id_in_results": proposal, "J": J.tolist(), "F": F.tolist()}
                   for k, proposal, J, F in zip(s.scores.ids, s.scores.proposals, s.scores.J, s.scores.F)]
         sequences[s.sequence] = {"frames": s.frames, "missing": s.missing, "objects": tracks}
     return {"task": protocol.task, "features": features_of(evaluation.results),
@@ -165,7 +161,7 @@ def write_results(evaluation: Evaluation, protocol: Protocol, subset: str, compa
     write_csv(folder / f"global_results-{subset}.csv", list(evaluation.means), [list(evaluation.means.values())])
     write_csv(folder / f"per-sequence_results-{subset}.csv", ["Sequence", "J-Mean", "F-Mean"],
               [[row.name, row.J.mean, row.F.mean] for row in evaluation.objects])
-    write_text(folder / f"results-{subset}.json", json.dumps(as_json(evaluation, protocol, comparison), indent=1))
+    write_json(folder / f"results-{subset}.json", as_json(evaluation, protocol, comparison))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -204,7 +200,7 @@ def evaluate_other_task(args: argparse.Namespace) -> None:
                   "global": evaluation.means, parts: evaluation.parts, "sequences": evaluation.sequences,
                   "differences": {"first": str(first.results), **{metric: d.as_json() for metric, d in found.items()}}
                   if found else None}
-        write_text(evaluation.results / f"results-{args.task}.json", json.dumps(without_nan(values), indent=1))
+        write_json(evaluation.results / f"results-{args.task}.json", values)
     print_task(evaluations, differences, parts)
 
 
@@ -240,9 +236,11 @@ def features_of(folder: Path) -> dict[str, Any] | None:
 
 
 def without_nan(values: Any) -> Any:
-    """Plain values with `null` for what is not scored."""
+    """Plain values with None for what is not scored."""
     if isinstance(values, dict):
         return {key: without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_nan(value) for value in values]
     return None if isinstance(values, float) and np.isnan(values) else values
 
 

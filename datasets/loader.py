@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from datasets.views import finished
 from utils.distributed import local_world_size, rank, world_size
 from utils.errors import UserError
 from utils.signals import end_children
+from utils.threads import available_processors
 
 MOST_WORKERS = 12  # make some 400 clips a second, more than a GPU takes
 
@@ -77,8 +77,7 @@ class BatchLoader:
 
 def default_workers() -> int:
     """The cores that this process may use, shared with the others of the run, at most `MOST_WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // local_world_size(), MOST_WORKERS))
+    return max(1, min(available_processors() // local_world_size(), MOST_WORKERS))
 
 
 def read_batch(dataset: TrainingClips | MixedClips, positions: Sequence[tuple[int, int]],

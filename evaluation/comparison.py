@@ -28,9 +28,8 @@ class Difference(NamedTuple):
     high: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; null where there is no error or interval."""
-        return {"mean": self.mean, "standard_error": _or_null(self.standard_error),
-                "interval_95": [_or_null(self.low), _or_null(self.high)]}
+        """Plain values."""
+        return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": [self.low, self.high]}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Comparison:
         return sum(bool(difference[0] > 0) for difference in self.sequences.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; null where there is no error or interval."""
+        """Plain values."""
         named = lambda values: dict(zip(METRICS, values.tolist()))
         return {"first": str(self.first.results), "means": {name: d.as_json() for name, d in self.means.items()},
                 "sequences": {name: named(values) for name, values in self.sequences.items()},
@@ -83,7 +82,3 @@ def mean_difference(values: Sequence[np.ndarray], seed: int = 0) -> list[Differe
     drawn = np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), size=RESAMPLES)  # how often each is drawn
     low, high = np.quantile(drawn @ sums / (drawn @ counts), INTERVAL, axis=0)
     return [Difference(*map(float, row)) for row in zip(mean, error, low, high)]
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else value

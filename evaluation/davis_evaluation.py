@@ -159,11 +159,11 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
     jobs = [_Job.find(folder, name, truth, protocol) for folder in folders for name in truth.sequences]
     run = partial(_run, from_first_frame=truth.from_first_frame, protocol=protocol,
                   score=not any(job.problems for job in jobs))
-    by_size = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].frames))  # long ones first: processes end together
+    by_size = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].truth))  # long ones first: processes end together
     runs = map_in_processes(run, [jobs[i] for i in by_size], min(workers, len(jobs)))
-    finished = list(tqdm(runs, "evaluating", len(jobs), unit="sequence",
-                         disable=None if progress else True))
-    outcomes = [outcome for _, outcome in sorted(zip(by_size, finished), key=lambda pair: pair[0])]
+    outcome_of = dict(zip(by_size, tqdm(runs, "evaluating", len(jobs), unit="sequence",
+                                        disable=None if progress else True)))
+    outcomes = [outcome_of[i] for i in range(len(jobs))]
     problems = [f"{job.folder}: {line}" for job, outcome in zip(jobs, outcomes) if isinstance(outcome, list)
                 for line in outcome]
     if problems:
@@ -192,15 +192,10 @@ class _Job:
     sequence: str
     folder: Path  # of the results
     results: Mapping[str, Path]  # masks under their frames' names
-    truth: Mapping[str, Path]
+    truth: Mapping[str, Path]  # likewise, in order
     scored: range  # numbers of the annotated frames that are scored
     missing: list[str]  # scored frames without a result
     problems: list[str]
-
-    @property
-    def frames(self) -> list[str]:
-        """The annotated frames in their order."""
-        return list(self.truth)
 
     @staticmethod
     def find(results: Path, sequence: str, truth: GroundTruth, protocol: Protocol) -> _Job:
@@ -225,29 +220,6 @@ class _Job:
         return _Job(sequence, folders[1], there, given, scored, missing, problems)
 
 
-class Mistakes:
-    """What is wrong with the masks of a sequence: each kind of mistake with the frames that have it."""
-
-    def __init__(self) -> None:
-        self._frames: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
-
-    def note(self, kind: str, frame: str, detail: str = "") -> None:
-        """Add a frame to those with a kind of mistake."""
-        self._frames.setdefault(kind, {})[frame] = detail
-
-    def __bool__(self) -> bool:
-        return bool(self._frames)
-
-    def lines(self) -> list[str]:
-        """One line a kind, with the detail of its first frame."""
-        return [self._line(kind, list(frames), next(iter(frames.values()))) for kind, frames in self._frames.items()]
-
-    @staticmethod
-    def _line(kind: str, frames: list[str], first: str) -> str:
-        notes = [f"{len(frames)} frames"] * (len(frames) > 1) + [f"the first: {first}"] * bool(first)
-        return f"{kind}: {shorten(frames)}" + f" ({'; '.join(notes)})" * bool(notes)
-
-
 class _WrongMasksError(Exception):
     """Ends the scoring of a sequence whose masks have mistakes."""
 
@@ -257,8 +229,8 @@ class _Reader:
 
     def __init__(self, job: _Job, from_first_frame: bool):
         self.job = job
-        self.mistakes = Mistakes()
-        listed = job.frames[:1] if from_first_frame else job.frames
+        self.mistakes: dict[str, dict[str, str]] = {}  # kind of mistake -> frame -> detail
+        listed = list(job.truth)[:1 if from_first_frame else None]
         births = object_births(mask for frame in listed if (mask := self._read(job.truth, frame)) is not None)
         self.truth_is_255 = list(births) == [VOID]
         if self.truth_is_255:
@@ -272,7 +244,7 @@ class _Reader:
 
         From the first mistake on nothing more is yielded; the rest is checked and `_WrongMasksError` raised.
         """
-        for t, frame in enumerate(self.job.frames):
+        for t, frame in enumerate(self.job.truth):
             pair = self._pair(frame, known) if t in self.job.scored else None
             if not self.mistakes:
                 yield pair
@@ -290,21 +262,24 @@ class _Reader:
             return None
         if truth.shape != prediction.shape:
             (H, W), (h, w) = truth.shape, prediction.shape
-            self.mistakes.note(f"not of the ground truth's size {W}x{H}", frame, f"{w}x{h}")
+            self._note(f"not of the ground truth's size {W}x{H}", frame, f"{w}x{h}")
             return None
         if list(self.births) == [1]:
             prediction[prediction == VOID] = 1  # one object may be written as 255, as in DAVIS 2016
         unknown = sorted(set(object_ids(prediction)) - set(known))
         if unknown:
-            self.mistakes.note(f"ids other than {shorten(known)}", frame, shorten(unknown))
+            self._note(f"ids other than {shorten(known)}", frame, shorten(unknown))
         return truth, prediction
 
     def _read(self, files: Mapping[str, Path], frame: str) -> np.ndarray | None:
         try:
             return read_mask(files[frame])
         except UserError as error:
-            self.mistakes.note("no readable index mask", frame, str(error))
+            self._note("no readable index mask", frame, str(error))
             return None
+
+    def _note(self, kind: str, frame: str, detail: str) -> None:
+        self.mistakes.setdefault(kind, {})[frame] = detail
 
 
 def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> SequenceResult | list[str]:
@@ -323,5 +298,11 @@ def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> 
         scores = score_proposals((pair for pair in pairs if pair), ids) if unsupervised else \
             score_tracks(pairs, reader.births, protocol.include_first_last)
     except _WrongMasksError:
-        return [*job.problems, *reader.mistakes.lines()]
-    return SequenceResult(job.sequence, job.frames, scores, job.missing, protocol.task)
+        return [*job.problems, *(_line(kind, details) for kind, details in reader.mistakes.items())]
+    return SequenceResult(job.sequence, list(job.truth), scores, job.missing, protocol.task)
+
+
+def _line(kind: str, details: Mapping[str, str]) -> str:
+    """A kind of mistake, the frames that have it, and the detail of the first."""
+    count = f"{len(details)} frames; " * (len(details) > 1)
+    return f"{kind}: {shorten(details)} ({count}the first: {next(iter(details.values()))})"

@@ -16,24 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.filelists import MASK_SUFFIXES, files_by_stem
-from datasets.keypoint_sets import KeypointSequence, read_badja_set, read_jhmdb_set
-from datasets.points import read_tracks
-from datasets.video_sets import VIP_MASKS, chosen, vip_names
+from datasets.keypoint_sets import read_badja_set, read_jhmdb_set
 from evaluation.comparison import Difference, mean_difference
-from evaluation.davis_evaluation import existing_folder, shorten
-from evaluation.keypoints import (
-    BADJA_THRESHOLDS,
-    JHMDB_THRESHOLDS,
-    Tracks,
-    badja_distances,
-    jhmdb_distances,
-    share_within,
-)
-from evaluation.parts import VIP_CLASSES, class_iou, confusion
+from evaluation.davis_evaluation import existing_folder
+from evaluation.keypoints import BADJA_THRESHOLDS, JHMDB_THRESHOLDS, Distances, badja_distances, jhmdb_distances, pck
+from evaluation.parts import read_vip_masks, summarise_vip, vip_confusion
 from evaluation.workers import map_in_processes
 from utils.errors import UserError
-from utils.masks import read_mask
 
 Values = dict[str, float]  # by metric
 
@@ -102,49 +91,13 @@ def _outcome(score: Callable[[Any, Path], Any], job: tuple[Path, Any]) -> Any:
         return str(error)
 
 
-def _tracks(sequence: KeypointSequence, folder: Path) -> Tracks:
-    """The table of a sequence, which has every joint that was given in every frame that is scored."""
-    path = folder / f"{sequence.name}.csv"
-    if not path.is_file():
-        raise UserError(f"{path.name} is missing")
-    tracks = read_tracks(path)
-    missing = [f"{point.name} of frame {frame}" for frame in sequence.scored for point in sequence.given
-               if (frame, point.name) not in tracks]
-    if missing:
-        raise UserError(f"{path.name} lacks {len(missing)} points: {shorten(missing, 3)}")
-    return tracks
-
-
-def _score_jhmdb(sequence: KeypointSequence, folder: Path) -> dict[str, list[float]]:
-    return jhmdb_distances(sequence, _tracks(sequence, folder))
-
-
-def _score_badja(sequence: KeypointSequence, folder: Path) -> dict[str, list[float]]:
-    return badja_distances(sequence, _tracks(sequence, folder))
-
-
-def _pck(distances: Iterable[list[float]], thresholds: Sequence[float]) -> Values:
-    """PCK of all distances together."""
-    every = [distance for one in distances for distance in one]
-    return {f"PCK@{threshold:g}": share_within(every, threshold) for threshold in thresholds}
-
-
-def _by_joint(outcomes: Mapping[str, dict[str, list[float]]], thresholds: Sequence[float]) -> dict[str, Values]:
-    joints = dict.fromkeys(joint for distances in outcomes.values() for joint in distances)
-    return {joint: _pck((distances.get(joint, []) for distances in outcomes.values()), thresholds) for joint in joints}
-
-
-def _summarise_jhmdb(outcomes: Mapping[str, dict[str, list[float]]]) -> tuple[Values, dict, dict]:
-    """The mean over the joints."""
-    joints = _by_joint(outcomes, JHMDB_THRESHOLDS)
-    return (_mean(joints.values()), joints,
-            {name: _pck(distances.values(), JHMDB_THRESHOLDS) for name, distances in outcomes.items()})
-
-
-def _summarise_badja(outcomes: Mapping[str, dict[str, list[float]]]) -> tuple[Values, dict, dict]:
-    """The mean over the sequences."""
-    sequences = {name: _pck(distances.values(), BADJA_THRESHOLDS) for name, distances in outcomes.items()}
-    return _mean(sequences.values()), _by_joint(outcomes, BADJA_THRESHOLDS), sequences
+def _summarise_joints(outcomes: Mapping[str, Distances], *, thresholds: Sequence[float],
+                      mean_of_joints: bool) -> tuple[Values, dict[str, Values], dict[str, Values]]:
+    """The mean over the joints, else over the sequences."""
+    names = dict.fromkeys(joint for distances in outcomes.values() for joint in distances)
+    joints = {joint: pck((distances.get(joint, []) for distances in outcomes.values()), thresholds) for joint in names}
+    sequences = {name: pck(distances.values(), thresholds) for name, distances in outcomes.items()}
+    return _mean((joints if mean_of_joints else sequences).values()), joints, sequences
 
 
 def _mean(rows: Iterable[Values]) -> Values:
@@ -154,48 +107,9 @@ def _mean(rows: Iterable[Values]) -> Values:
     return {metric: float(np.mean(values)) if values else np.nan for metric, values in scored.items()}
 
 
-class _PartSequence(NamedTuple):
-    """A video of VIP and its true masks by the frames' names."""
-
-    name: str
-    masks: dict[str, Path]
-
-
-def _read_vip(root: Path, sequences: Sequence[str]) -> list[_PartSequence]:
-    names = chosen(vip_names(root), sequences, f"{root}/lists/val_videos.txt")
-    found = [_PartSequence(name, files_by_stem(root / VIP_MASKS / name, MASK_SUFFIXES)) for name in names]
-    empty = [sequence.name for sequence in found if not sequence.masks]
-    if empty:
-        raise UserError(f"each video has true masks in {root / VIP_MASKS}; {shorten(empty)} have none; download them, "
-                        "or take others by --sequences")
-    return found
-
-
-def _score_vip(sequence: _PartSequence, folder: Path) -> np.ndarray:
-    results = files_by_stem(folder / sequence.name, MASK_SUFFIXES)
-    missing = [frame for frame in sequence.masks if frame not in results]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(sequence.masks)} frames are missing: {shorten(missing)}")
-    total = np.zeros((len(VIP_CLASSES), len(VIP_CLASSES)), np.int64)
-    for frame, file in sequence.masks.items():
-        truth, found = read_mask(file), read_mask(results[frame])
-        if truth.shape != found.shape:
-            raise UserError(f"{results[frame].name} is {found.shape[1]}x{found.shape[0]}, and the truth "
-                            f"{truth.shape[1]}x{truth.shape[0]}")
-        if found.max() >= len(VIP_CLASSES):
-            raise UserError(f"{results[frame].name} has the value {found.max()}, and classes are 0 to "
-                            f"{len(VIP_CLASSES) - 1}")
-        total += confusion(truth, found)
-    return total
-
-
-def _summarise_vip(outcomes: Mapping[str, np.ndarray]) -> tuple[Values, dict, dict]:
-    """The mean over the classes of the IoU in all frames together."""
-    classes = dict(zip(VIP_CLASSES, class_iou(np.sum([*outcomes.values()], axis=0)).tolist()))
-    return ({"mIoU": float(np.nanmean([*classes.values()]))}, {name: {"IoU": value} for name, value in classes.items()},
-            {name: {"mIoU": float(np.nanmean(class_iou(pixels)))} for name, pixels in outcomes.items()})
-
-
-TASKS = {"jhmdb": Task("joints", read_jhmdb_set, _score_jhmdb, _summarise_jhmdb),
-         "badja": Task("joints", read_badja_set, _score_badja, _summarise_badja),
-         "vip": Task("classes", _read_vip, _score_vip, _summarise_vip)}
+TASKS = {
+    "jhmdb": Task("joints", read_jhmdb_set, jhmdb_distances,
+                  partial(_summarise_joints, thresholds=JHMDB_THRESHOLDS, mean_of_joints=True)),
+    "badja": Task("joints", read_badja_set, badja_distances,
+                  partial(_summarise_joints, thresholds=BADJA_THRESHOLDS, mean_of_joints=False)),
+    "vip": Task("classes", read_vip_masks, vip_confusion, summarise_vip)}

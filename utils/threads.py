@@ -1,7 +1,8 @@
-"""Many small tensor operations on a CPU: threads that each compute alone do not wait for one another in every one."""
+"""Processors, and threads that each compute alone: many small tensor operations then do not wait for one another."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def available_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
