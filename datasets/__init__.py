@@ -50,7 +50,7 @@ def build_train_dataset(settings: Settings, train_config: TrainConfig, *, coco: 
     if coco or options.STILLS_SHARE:
         stills = StillClips(list_stills(options.ROOT, options.STILLS), length)
         parts.append(TrainingClips(stills, build_recipes(options, train_config, turned=True), seed=seed, summary={
-            "source": str(Path(options.ROOT, options.STILLS)), "stills": len(stills)}))
+            "source": str(Path(options.ROOT, options.STILLS)), "stills": len(stills.names)}))
     return parts[0] if len(parts) == 1 else MixedClips(*parts, share=options.STILLS_SHARE, seed=seed)
 
 

@@ -36,13 +36,7 @@ class VideoClips:
 
     def __init__(self, videos: Sequence[Video], length: int, *, gaps: Sequence[int], reductions: Sequence[int]):
         self.videos, self.length, self.gaps, self.reductions = videos, length, gaps, reductions
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def name(self, index: int) -> str:
-        """What a log calls the clip."""
-        return self.videos[index].name
+        self.names = [video.name for video in videos]  # what a log calls the clips
 
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Draw a clip of video `index`: T frames uint8 RGB [H,W,3]; `PictureError` where one cannot be decoded."""
@@ -70,16 +64,10 @@ class DrawnClips:
     def __init__(self, frames: Iterable[np.ndarray], total: int, *, count: int, length: int, gap: int, short_side: int,
                  rng: np.random.Generator):
         self._positions = [rng.permutation(draw_positions(total, length, gap, rng)).tolist() for _ in range(count)]
+        self.names = [f"frames {', '.join(map(str, positions))}" for positions in self._positions]
         wanted = {position for positions in self._positions for position in positions}
         self._frames = {i: _shrunk(frame, short_side) for i, frame in zip(range(max(wanted) + 1), frames)
                         if i in wanted}
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def name(self, index: int) -> str:
-        """What a log calls the clip."""
-        return f"frames {', '.join(map(str, self._positions[index]))}"
 
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Clip `index`: T frames uint8 RGB [H,W,3] in random order."""
@@ -97,21 +85,14 @@ class StillClips:
 
     def __init__(self, stills: Sequence[Video], length: int):
         self.stills, self.length = stills, length
-
-    def __len__(self) -> int:
-        return len(self.stills)
-
-    def name(self, index: int) -> str:
-        """What a log calls the clip."""
-        return self.stills[index].name
+        self.names = [still.name for still in stills]
 
     def load(self, index: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Make the clip of still `index`: T frames uint8 RGB [320,512,3]; `PictureError` as above."""
-        still = read_frame(self.stills[index].frames[0])
-        still = resize(still, *STILL_SIZE)
+        width, height = STILL_SIZE
+        still = resize(read_frame(self.stills[index].frames[0]), width, height)
         frames = []
         for _ in range(self.length):
-            height, width = still.shape[:2]
             frame = apply_map(still, liquid_map(height, width, *draw_pulls(height, width, rng)))
             if rng.random() < 0.5:
                 frame = rotate(frame, int(rng.integers(-MAX_ANGLE, MAX_ANGLE + 1)))

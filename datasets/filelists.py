@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,31 +139,30 @@ def _folders_of_frames(top: Path, visited: set[str], passed_over: Container[str]
             continue
         visited.add(real)
         below[:] = sorted((name for name in below if name not in passed_over and name[0] != "."), key=natural)
-        frames = sorted((name for name in files if is_frame(name)), key=natural)
+        frames = sorted((name for name in files if _is_visible(name, FRAME_SUFFIXES)), key=natural)
         if frames:
             yield folder, [Path(folder, name) for name in frames]
-
-
-def is_frame(name: str) -> bool:
-    """Whether a file name is that of a visible picture."""
-    return _is_visible(name, FRAME_SUFFIXES)
 
 
 def _is_visible(name: str, suffixes: Container[str]) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
-def files_by_stem(folder: str | Path, suffixes: Container[str] = FRAME_SUFFIXES) -> dict[str, Path]:
+def files_by_stem(folder: str | Path, suffixes: Container[str] = FRAME_SUFFIXES,
+                  exclude: Iterable[Path] = ()) -> dict[str, Path]:
     """The visible files of a folder with one of `suffixes`, in natural order, under their names without it.
 
-    Empty where there is no such folder; `UserError` for two files of one stem.
+    Empty where there is no such folder; `UserError` for two files of one stem. Those of `exclude` are passed over.
     """
     files: dict[str, Path] = {}
+    others = {os.path.realpath(file) for file in exclude}
     for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], key=natural):
-        if _is_visible(name, suffixes):
-            file = files.setdefault(os.path.splitext(name)[0], Path(folder, name))
+        if _is_visible(name, suffixes) and not (others and os.path.realpath(Path(folder, name)) in others):
+            stem = os.path.splitext(name)[0]
+            file = files.setdefault(stem, Path(folder, name))
             if file.name != name:
-                raise UserError(f"a frame has one file; {folder} has {file.name} and {name}; remove one of them")
+                raise UserError(f"a frame has one file; {folder} has {file.name} and {name}, two pictures named "
+                                f"{stem}; rename or remove one of them")
     return files
 
 

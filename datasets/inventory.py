@@ -14,7 +14,6 @@ from utils.errors import UserError
 DAVIS_ADDRESS = "https://davischallenge.org/davis2017/code.html"
 YOUTUBE_VOS_ADDRESS = "https://youtube-vos.org/dataset/vos"
 COCO_ADDRESS = "https://cocodataset.org/#download"
-YOUTUBE_VOS_VIDEOS, COCO_PICTURES = 3471, 118_287  # of the training sets
 
 
 class Found(NamedTuple):
@@ -28,20 +27,16 @@ class Found(NamedTuple):
 def inventory(root: str | Path) -> Iterator[Found]:
     """Look at every published data set below `root`; files are listed, not opened."""
     root = Path(root)
-    yield _training(root)
+    yield _counted("YouTube-VOS train", root / "JPEGImages", 3471, "videos",
+                   lambda folder: len(visible_folders(folder)),
+                   f"unpack train.zip ({YOUTUBE_VOS_ADDRESS}), put its JPEGImages here; any folders of frames do")
     for set_name, archive in (("val", "trainval"), ("train", "trainval"), ("test-dev", "test-dev")):
         yield _labelled(f"DAVIS 2017 {set_name}", partial(_davis, root, set_name), root / "davis2017",
                         f"unpack DAVIS-2017-{archive}-480p.zip ({DAVIS_ADDRESS}), rename its folder DAVIS to davis2017")
     yield _labelled("YouTube-VOS valid", lambda: read_youtube_vos(root / "valid"), root / "valid",
                     f"unpack valid.zip ({YOUTUBE_VOS_ADDRESS})")
-    yield _counted("COCO train2017", root / "COCO/train2017", COCO_PICTURES, "pictures", lambda folder: sum(
+    yield _counted("COCO train2017", root / "COCO/train2017", 118_287, "pictures", lambda folder: sum(
         path.suffix == ".jpg" for path in folder.iterdir()), f"unpack train2017.zip ({COCO_ADDRESS}) into COCO")
-
-
-def _training(root: Path) -> Found:
-    return _counted("YouTube-VOS train", root / "JPEGImages", YOUTUBE_VOS_VIDEOS, "videos",
-                    lambda folder: len(visible_folders(folder)),
-                    f"unpack train.zip ({YOUTUBE_VOS_ADDRESS}), put its JPEGImages here; any folders of frames do")
 
 
 def _counted(name: str, folder: Path, due: int, unit: str, count: Callable[[Path], int], remedy: str) -> Found:

@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets.filelists import files_by_stem, natural
 from datasets.points import Point, read_badja
-from datasets.video_sets import chosen, refuse_incomplete
+from datasets.video_sets import chosen, read_all
 from utils.errors import UserError
 from utils.names import NAME_RULE, is_name
 from utils.pictures import read_size
@@ -70,22 +70,18 @@ def read_jhmdb_set(root: str | Path, sequences: Sequence[str] = ()) -> list[Keyp
                         "pip install -r requirements-tasks.txt")
     root = Path(root)
     classes = _jhmdb_videos(root)
-    found, problems = [], []
-    for name in chosen(sorted(classes, key=natural), sequences, f"{root}/splits"):
+
+    def read(name: str) -> KeypointSequence:
         folder = root / "Rename_Images" / classes[name] / name
-        try:
-            positions = _read_positions(root / "joint_positions" / classes[name] / name / "joint_positions.mat")
-            frames = len(files_by_stem(folder))
-            if frames < len(positions):
-                raise UserError(f"{frames} frames in {folder}, and joints of {len(positions)}")
-        except UserError as error:
-            problems.append(f"{name}: {error}")
-            continue
-        found.append(KeypointSequence(name, folder, {
+        positions = _read_positions(root / "joint_positions" / classes[name] / name / "joint_positions.mat")
+        frames = len(files_by_stem(folder))
+        if frames < len(positions):
+            raise UserError(f"{frames} frames in {folder}, and joints of {len(positions)}")
+        return KeypointSequence(name, folder, {
             t: {joint: tuple(place) for joint, place in zip(JHMDB_JOINTS, places)}
-            for t, places in enumerate(positions.tolist())}))
-    refuse_incomplete(problems, [sequence.name for sequence in found])
-    return found
+            for t, places in enumerate(positions.tolist())})
+
+    return read_all(chosen(sorted(classes, key=natural), sequences, f"{root}/splits"), read)
 
 
 def read_badja_set(root: str | Path, sequences: Sequence[str] = ()) -> list[KeypointSequence]:
@@ -95,14 +91,8 @@ def read_badja_set(root: str | Path, sequences: Sequence[str] = ()) -> list[Keyp
     if not tables:
         raise UserError(f"BADJA's folder has joint_annotations/<sequence>.json; {root} has none; give that folder")
     names = chosen(list(tables), sequences, f"{root}/joint_annotations")
-    found, problems = [], []
-    for name in (name for name in names if sequences or name not in BADJA_WITHOUT_FRAMES):
-        try:
-            found.append(_badja_sequence(name, root, tables[name]))
-        except UserError as error:
-            problems.append(f"{name}: {error}")
-    refuse_incomplete(problems, [sequence.name for sequence in found])
-    return found
+    return read_all((name for name in names if sequences or name not in BADJA_WITHOUT_FRAMES),
+                    lambda name: _badja_sequence(name, root, tables[name]))
 
 
 def _jhmdb_videos(root: Path) -> dict[str, str]:

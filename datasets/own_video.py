@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.filelists import is_frame, natural
+from datasets.filelists import files_by_stem
 from datasets.video import FOLDER_RATE, OwnVideo
 from datasets.video_file import VideoFile
 from utils.errors import UserError
@@ -37,22 +37,16 @@ class PictureFolder(OwnVideo):
     """The pictures of a folder in natural order of their names, whatever their formats."""
 
     def __init__(self, path: Path, rate: Fraction, exclude: Sequence[Path] = ()):
-        others = {os.path.realpath(file) for file in exclude}
-        files = [file for file in path.iterdir() if is_frame(file.name) and os.path.realpath(file) not in others]
-        files.sort(key=lambda file: natural(file.name))
+        files = files_by_stem(path, exclude=exclude)
         if not files:
             raise UserError(f"a folder given as --video holds pictures (.jpg .jpeg .png .bmp .webp); {path} has none")
-        names = [file.stem for file in files]
-        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-        if twice:
-            raise UserError(f"masks are named after the frames, and {path} has two pictures named {twice}; rename one")
-        sizes = {file.name: read_size(file) for file in files}
+        sizes = {file.name: read_size(file) for file in files.values()}
         first, size = next(iter(sizes.items()))
         for name, other in sizes.items():
             if other != size:
                 raise UserError(f"the pictures of one video have one size; in {path} {first} is {size[0]}x{size[1]} "
                                 f"and {name} is {other[0]}x{other[1]}; give each size a folder of its own")
-        self.path, self.names, self.size, self.rate, self._files = path, names, size, rate, files
+        self.path, self.names, self.size, self.rate, self._files = path, [*files], size, rate, [*files.values()]
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """See `OwnVideo`."""

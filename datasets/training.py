@@ -35,7 +35,7 @@ class TrainingClips(Dataset):
         # them it is too late, OpenCV would wait for threads that are gone; those that are spawned set it themselves
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source.names)
 
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
         epoch, index = position
@@ -46,11 +46,11 @@ class TrainingClips(Dataset):
                 frames = self.source.load(candidate, rng)
             except PictureError as error:
                 logger.warning("%s cannot be decoded (%s): another clip takes the place of %s",
-                               error.path, error.why, self.source.name(candidate))
+                               error.path, error.why, self.source.names[candidate])
                 failed.append(str(error.path))
                 continue
             views = {name: self.recipes[name](frames, view_rng) for name, view_rng in zip(self.recipes, view_rngs)}
-            return views | {"clip": self.source.name(candidate), "failed": failed}
+            return views | {"clip": self.source.names[candidate], "failed": failed}
         return {"error": f"no clip could be decoded in {len(failed)} attempts, the last at {failed[-1]}; "
                          "replace the broken files or remove them"}
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from datasets.filelists import (
     MASK_SUFFIXES,
@@ -25,6 +26,8 @@ from datasets.filelists import (
 from utils.errors import UserError
 from utils.names import NAME_RULE, is_name
 from utils.values import parse_json, read_text
+
+Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
@@ -132,32 +135,36 @@ def _sequences(names: Sequence[str], images: Path, masks: Path, *, from_first_fr
         from_first_frame: whether the first frame needs a mask; otherwise a sequence begins with the first that has one.
         firsts: for every sequence the frames in which an object begins, which need a mask.
     """
-    found, problems = [], []
-    for name in names:
+    def read(name: str) -> EvaluationSequence:
         places = [folder if single else folder / name for folder in (images, masks)]
         frames, given = files_by_stem(places[0]), files_by_stem(places[1], MASK_SUFFIXES)
         due = [*(firsts or {}).get(name, ()), *list(frames)[:from_first_frame]]
         lacking = _lacking(frames, given, due, places)
         if lacking:
-            problems.append(f"{name}: {'; '.join(lacking)}")
-            continue
+            raise UserError("; ".join(lacking))
         begin = next(i for i, stem in enumerate(frames) if stem in given)
         if begin and not due:
             logger.warning("%s: the %d frames before %s, the first with a mask, are left out", name, begin,
                            list(frames)[begin])
-        found.append(EvaluationSequence(name, [
-            EvaluationFrame(path, given.get(stem, places[1] / f"{stem}.png"), True)
-            for stem, path in list(frames.items())[begin:]]))
-    refuse_incomplete(problems, [sequence.name for sequence in found])
-    return found
+        return EvaluationSequence(name, [EvaluationFrame(path, given.get(stem, places[1] / f"{stem}.png"), True)
+                                         for stem, path in list(frames.items())[begin:]])
+
+    return read_all(names, read)
 
 
-def refuse_incomplete(problems: Sequence[str], whole: Sequence[str]) -> None:
-    """One `UserError` for the lines of all sequences that lack something; it names those that are whole."""
+def read_all(names: Iterable[str], read: Callable[[str], Read]) -> list[Read]:
+    """Read each sequence; one `UserError` lists all that lack something, and names those that are whole."""
+    whole, problems = {}, []
+    for name in names:
+        try:
+            whole[name] = read(name)
+        except UserError as error:
+            problems.append(f"{name}: {error}")
     if problems:
         part = f", or take those that are whole: --sequences {' '.join(whole)}" * bool(whole)
         raise UserError(f"{len(problems)} of {len(problems) + len(whole)} sequences are not whole; complete them{part}"
                         "\n  " + "\n  ".join(problems))
+    return list(whole.values())
 
 
 def _lacking(frames: Collection[str], given: Collection[str], due: Sequence[str], places: Sequence[Path]) -> list[str]:

@@ -31,7 +31,7 @@ def dense_loss(view_1: Tensor, view_2: Tensor, theta: Tensor, *, anchor_cells: T
         anchors = _pick(view_1[:, 0], anchor_cells)
         temporal = _temporal_loss(aligned[:, 1:], view_2[:, 1:], anchors, temperature)
         cross_view = _cross_view_loss(_pick(aligned[:, 0], point_cells), _pick(view_2[:, 0], point_cells), temperature)
-        return _mean_over_processes(temporal + cross_view_weight * cross_view)
+        return gather((temporal + cross_view_weight * cross_view)[None]).mean()  # over the processes
 
 
 def draw_grid_cells(clips: int, width: int, size: int, generator: torch.Generator) -> Tensor:
@@ -62,12 +62,7 @@ def grid_cells(offsets: Tensor, width: int, size: int) -> Tensor:
 
 
 def _temporal_loss(view_1: Tensor, view_2: Tensor, anchors: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of view 1's cells over all anchors; labels are view 2's best anchors among the own clip's.
-
-    Args:
-        view_1, view_2: aligned features of frames 1..T-1, [B,t,C,h,w].
-        anchors: [B,n,C].
-    """
+    """Cross-entropy of view 1's cells [B,t,C,h,w] over all anchors [B,n,C]; labels: view 2's best of the own clip."""
     with torch.no_grad():
         own = torch.einsum("btchw,bnc->btnhw", view_2, anchors)
         first = (rank() * len(anchors) + torch.arange(len(anchors), device=anchors.device)) * anchors.shape[1]
@@ -82,10 +77,6 @@ def _cross_view_loss(points_1: Tensor, points_2: Tensor, temperature: float) -> 
     queries, candidates = points_1.flatten(0, 1), gather(points_2).flatten(0, 1)
     own = rank() * len(queries) + torch.arange(len(queries), device=queries.device)
     return F.cross_entropy((queries @ candidates.t()).float() / temperature, own)
-
-
-def _mean_over_processes(loss: Tensor) -> Tensor:
-    return gather(loss[None]).mean()
 
 
 def _align(features: Tensor, theta: Tensor) -> Tensor:
