@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.frame_store import FrameStore
-from utils.device import launching_on, numbers_on
+from utils.device import numbers_on
 
 SIDE = 8  # of a patch: 64 queries meet 64 candidates in one product, a size that tensor cores take
 CHANNELS = 32  # in one step of a product
@@ -139,7 +139,7 @@ def search_fused(store: FrameStore, query: int, references: list[int], recent: l
     def search(beaten: Tensor, references: int, reach: int) -> Tensor:
         """The largest keys of candidates that exceed `beaten` [hw,1], [hw,knn]."""
         found = (beaten + unlike).expand(len(slots), -1, -1).contiguous()
-        with launching_on(store.device):
+        with torch.cuda.device_of(store.features):  # where Triton starts the kernel
             _search_frame[(patches, len(slots))](
                 store.features, slots, references, found, query, store.lines, store.line, store.shape[0], reach,
                 float(radius) ** 2, K=K, SIDE=SIDE, CHANNELS=CHANNELS, FAST=fast)

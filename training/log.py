@@ -29,33 +29,24 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
-        self.folder, self._first_step = folder, 1
-        self._config: Mapping[str, Any] | None = config  # until it is written
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self._config, self._first_step = config, 1
         self._events: EventFile | None = None
-
-    @property
-    def path(self) -> Path:
-        """The JSON lines file."""
-        return self.folder / "metrics.jsonl"
 
     def log(self, record: Mapping[str, float], step: int) -> None:
         """Append `{"step": step, **record}`; the numbers also become TensorBoard curves and a console line."""
-        with self._writing():
-            if self._config is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
-                self._config = None
+        with self._writing() as events:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step, **record}) + "\n")
             for name, value in record.items():
-                self._event_file().scalar(name, value, step)
+                events.scalar(name, value, step)
         logger.info("step %d  %s", step, "  ".join(itertools.starmap(_in_words, record.items())))
 
     def images(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
         """Show pictures, uint8 RGB [H,W,3] each, in TensorBoard."""
-        with self._writing():
+        with self._writing() as events:
             for name, picture in pictures.items():
-                self._event_file().image(name, picture, step)
+                events.image(name, picture, step)
 
     def holds_steps(self) -> bool:
         """Whether there is a record of anything after step 0, which training would be lost with."""
@@ -84,18 +75,17 @@ class MetricLog:
             self._events.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[EventFile]:
+        """Yield the event file; the first time the folder is made, with the configuration in it."""
         try:
-            yield
+            if self._events is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / "config.json").write_text(json.dumps(self._config, indent=2) + "\n")
+                self._events = EventFile(self.folder, self._first_step)
+            yield self._events
         except OSError as error:
             raise UserError(f"{self.folder} could not be written: {error.strerror or error}; free some space or give "
                             "another --logdir") from error
-
-    def _event_file(self) -> EventFile:
-        if self._events is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._events = EventFile(self.folder, self._first_step)
-        return self._events
 
 
 def _in_words(name: str, value: float) -> str:

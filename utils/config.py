@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config_values import as_lists, build, flatten, parse_pairs, read_yaml, shown, type_hints
+from utils.config_values import build, flatten, parse_pairs, read_yaml, shown, type_hints
 from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS as FEATURE_KEYS  # also for those who read the settings
 from utils.feature_spec import FEATURES_RULE, is_features
@@ -216,8 +216,8 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     Args:
         path: `--cfg`, states only what it changes; None and, but for a `base`, the file of defaults: nothing.
         overrides: the word list of `--set K V [K V ...]`.
-        flags: key to (flag name, value or None where the flag was not given); a flag and a `--set` of the same key
-            that disagree are a `UserError`.
+        flags: key to (flag name, plain value or None where the flag was not given); a flag and a `--set` of the same
+            key that disagree are a `UserError`.
         base: sections of keys, as a checkpoint holds them, that take the defaults' place.
         preset: one of `PRESETS`.
         instead: other defaults for the input at hand; they win over a preset as well, and over nothing else.
@@ -234,7 +234,7 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
     for key, (flag, value) in (flags or {}).items():
         if value is None:
             continue
-        if key in pairs and as_lists(pairs[key]) != as_lists(value):
+        if key in pairs and pairs[key] != value:
             raise UserError(f"{flag} and --set {key} are the same setting and must agree; "
                             f"they are {value} and {pairs[key]}; give one of them")
         pairs[key] = value

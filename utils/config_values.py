@@ -111,11 +111,6 @@ def _coerce(value: Any, hint: Any) -> Any:
     return value
 
 
-def as_lists(value: Any) -> Any:
-    """`value` with its tuples as lists, to be compared."""
-    return [as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def shown(value: Any, most: int = 80) -> str:
     """A value as its file has it, in a few words."""
     try:

@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -75,11 +74,6 @@ def kernels_start() -> bool:
 def channels_last(model: nn.Module) -> None:
     """Lay the weights of `model` out with the channels last, for which convolutions are fastest."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack this argument
-
-
-def launching_on(device: torch.device) -> AbstractContextManager:
-    """Within the block, kernels that are started by hand run on `device`."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def free_memory(device: torch.device) -> int:

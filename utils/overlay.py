@@ -81,7 +81,8 @@ def label_points(mask: np.ndarray) -> dict[int, tuple[int, int]]:
     """
     step = max(1, len(mask) // 240)
     padded = np.pad(mask[::step, ::step], 1)  # the picture's edge is a border, too
-    inside = ((padded > 0) & (_border(padded) == 0)).astype(np.uint8)
+    border = cv2.morphologyEx(padded, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))  # 0 where all nine ids are one
+    inside = ((padded > 0) & (border == 0)).astype(np.uint8)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Two objects that touch are two parts: the border between them is inside neither.
     n_parts, parts, boxes, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
@@ -164,12 +165,6 @@ def _contour(mask: np.ndarray) -> np.ndarray:
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     line = cv2.compare(cv2.dilate(mask, window), mask, cv2.CMP_NE)
     return cv2.convertScaleAbs(cv2.GaussianBlur(line, (3, 3), 0), alpha=CONTOUR_GAIN)
-
-
-def _border(mask: np.ndarray) -> np.ndarray:
-    """Whether the 3x3 neighbourhood of a pixel holds another id: uint8 0 or 1 [H,W], for all ids at once."""
-    kernel = np.ones((3, 3), np.uint8)
-    return (cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)).astype(np.uint8)
 
 
 def _write(picture: np.ndarray, text: str, middle: tuple[int, int], height: float, *,
