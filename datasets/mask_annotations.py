@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import logging
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datasets.mask_pictures import refuse_void, whole_values
+from datasets.mask_pictures import id_objects, whole_values
 from datasets.object_ids import MAX_ID, Key, Numbered, Objects
 from utils.errors import UserError
 from utils.pictures import MAX_PIXELS
@@ -23,7 +22,7 @@ from utils.pictures import MAX_PIXELS
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 30  # of an annotation file, or of an array
-NUMPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"  # how .npy and .npz begin
+ARRAYS = b"\x93NUMPY", b"PK\x03\x04"  # how .npy and .npz begin
 NO_OBJECT = {"_background_", "__ignore__"}  # labels of LabelMe
 SAME_THING = 1 / 2  # of the smaller of two masks: an array whose masks overlap by more offers several of one thing
 MASK_NAMES = ("masks", "mask", "segmentation", "segmentations")  # of arrays in .npz files, taken before others
@@ -44,13 +43,13 @@ def read_annotation(path: Path, frame: str | None) -> Objects | None:
     try:
         with open(path, "rb") as file:
             head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-            is_array, is_json = head.startswith((NUMPY, ZIP)), head.startswith((b"{", b"["))
+            is_array, is_json = head.startswith(ARRAYS), head.startswith((b"{", b"["))
             if not is_array and not is_json:
                 return None
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
             if is_array:
-                return _array_objects(path, _array(file, head))
+                return _array_objects(path, _array(file))
             return _json_objects(path, json.loads(path.read_text(encoding="utf-8-sig")), frame)
     except UserError:
         raise
@@ -189,19 +188,16 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 # --- arrays ---
 
-def _array(file: io.BufferedReader, head: bytes) -> np.ndarray:
+def _array(file: io.BufferedReader) -> np.ndarray:
     """The array of a `.npy` file, or the only one of an `.npz` file that may be a mask."""
     file.seek(0)
-    if head.startswith(NUMPY):
-        return np.load(file, allow_pickle=False)
-    with zipfile.ZipFile(file) as archive:
-        sizes = {info.filename: info.file_size for info in archive.infolist()}
-    file.seek(0)
-    if sum(sizes.values()) > MAX_BYTES:
+    arrays = np.load(file, allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        return arrays
+    if sum(member.file_size for member in arrays.zip.infolist()) > MAX_BYTES:
         raise ValueError(f"its arrays have more than {MAX_BYTES >> 20} MB")
-    with np.load(file, allow_pickle=False) as arrays:
-        known = [name for name in MASK_NAMES if name in arrays.files]
-        found = {name: arrays[name] for name in known[:1] or arrays.files}
+    known = [name for name in MASK_NAMES if name in arrays.files]
+    found = {name: arrays[name] for name in known[:1] or arrays.files}
     masks = [name for name, array in found.items() if array.ndim >= 2 and array.dtype.kind in "biu"]
     if len(found) > 1 and len(masks) != 1:
         raise ValueError(f"it has the arrays {', '.join(found)}, and none or several may be masks; call one mask")
@@ -226,12 +222,7 @@ def _array_objects(path: Path, array: np.ndarray) -> Objects:
     ids = [int(k) for k in np.unique(values) if k]
     if array.dtype.kind == "f" and len(ids) > 1 and array.max() <= 1:  # probabilities
         return Objects((array >= 0.5).astype(np.uint8), {1: None})
-    if ids in ([MAX_ID], [0xFFFF]):
-        return Objects((values > 0).astype(np.uint8), {1: None})
-    if max(ids, default=0) > MAX_ID:
-        raise ValueError(f"ids are 1 to {MAX_ID}, and it has {max(ids)}")
-    refuse_void(path, ids)
-    return Objects(values.astype(np.uint8), {k: k for k in ids})
+    return id_objects(path, values, {k: k for k in ids})
 
 
 def _refuse_alternatives(path: Path, masks: np.ndarray) -> None:

@@ -16,7 +16,8 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 STRAY = np.uint16(0xFFFF)  # label of a pixel whose colour is no object's
-EDGE_REACH = 2  # from an anti-aliased pixel to the objects it mixes [pixels]: a 5x5 neighbourhood
+EDGE_REACH = 2  # from an anti-aliased pixel to the objects it mixes [pixels]
+EDGE_WINDOW = np.ones((2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1), np.uint8)
 OVERSHOOT = 1 / 6  # of the step between two colours: what a bicubic resize adds beyond either, at corners
 MOST_STRAYS = 1 / 4  # of all pixels: a picture with more is no mask
 NAMED = 5  # values or colours that a refusal lists
@@ -41,8 +42,7 @@ def separate(path: Path, picture: np.ndarray) -> Separated:
     codes = codes_of(picture)
     # first[k] is where the k-th object's colour first fills a block; label 0 is black.
     first = block_starts(codes)
-    first = first[codes.flat[first] != 0]
-    if not len(first) and codes.any() and len(only := np.unique(codes[codes != 0])) == 1:
+    if not len(first) and len(only := np.unique(codes[codes != 0])) == 1:
         first = np.flatnonzero(codes == only[0])[:1]
     if len(first) > MAX_ID:
         raise UserError(f"a mask has at most {MAX_ID} objects; {path} has {len(first)} colours; give every object one "
@@ -67,31 +67,26 @@ def codes_of(picture: np.ndarray) -> np.ndarray:
 
 
 def block_starts(codes: np.ndarray) -> np.ndarray:
-    """Flat index of the first 3x3 block of each colour that fills any, in reading order; codes [h,w]."""
+    """Flat index of the first 3x3 block of each code but 0 that fills any, in reading order; codes [h,w]."""
     across = codes[:, 1:] == codes[:, :-1]
     across = across[:, 1:] & across[:, :-1]  # three in a row
     down = codes[1:, :-2] == codes[:-1, :-2]
     solid = across[:-2] & across[1:-1] & across[2:] & down[:-1] & down[1:]
     solid[:, 1:] &= ~solid[:, :-1]  # one of each run: what is left to sort is little
     flat = np.flatnonzero(np.pad(solid, ((0, codes.shape[0] - solid.shape[0]), (0, codes.shape[1] - solid.shape[1]))))
-    _, position = np.unique(codes.flat[flat], return_index=True)
-    return flat[np.sort(position)]
+    code, position = np.unique(codes.flat[flat], return_index=True)
+    return flat[np.sort(position[code != 0])]
 
 
 def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> None:
-    """Give every stray pixel of `labels` [h,w] the object it is anti-aliasing of, in place; `UserError` for others.
+    """Give every `STRAY` of labels, uint16 [h,w], the object it is anti-aliasing of, in place; `UserError` for others.
 
-    Args:
-        path: the file, for the messages.
-        picture: its colours [h,w,C].
-        labels: uint16 [h,w], `STRAY` where a colour is no object's.
-        colours: those of label 0, 1, ..., int [n,C].
+    `picture` [h,w,C] has the pixels' colours, `colors` int [n,C] those of label 0, 1, ...
     """
     stray = labels == STRAY
     y, x = np.nonzero(stray)  # S pixels
-    window = np.ones((2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1), np.uint8)
-    lowest = cv2.erode(labels, window)[y, x]
-    highest = cv2.dilate(np.where(stray, np.uint16(0), labels), window)[y, x]
+    lowest = cv2.erode(labels, EDGE_WINDOW)[y, x]
+    highest = cv2.dilate(np.where(stray, np.uint16(0), labels), EDGE_WINDOW)[y, x]
     n_runs, runs = cv2.connectedComponents(stray.astype(np.uint8), connectivity=8)
     run = runs[y, x]
     run_lowest, run_highest = np.full(n_runs, STRAY), np.zeros(n_runs, np.uint16)
@@ -134,11 +129,9 @@ def _any_in_group(flags: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _nearest_color(pixels: np.ndarray, near: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Choose for each pixel [S,C] the nearest of the colours [n,C] that `near`, bool [S,n], allows it.
+    """The nearest to each pixel [S,C] of the colours [n,C] that `near`, bool [S,n], allows it: its index, uint16 [S].
 
-    Returns:
-        The index of the colour, uint16 [S] (the lowest where two are as near), and whether the pixel lies between the
-        allowed colours in every channel, bool [S].
+    The lowest where two are as near. And whether the pixel lies between them in every channel, bool [S].
     """
     best, label = np.full(len(pixels), np.inf), np.full(len(pixels), STRAY)
     low, high = np.full(pixels.shape, np.inf), np.full(pixels.shape, -np.inf)
@@ -156,14 +149,15 @@ def _described(picture: np.ndarray, y: np.ndarray, x: np.ndarray) -> str:
     """The colours of the pixels at y, x in words, most frequent first: colour, number of pixels, place of one."""
     _, first, counts = np.unique(codes_of(picture[y, x]), return_index=True, return_counts=True)
     order = np.lexsort((first, -counts))
-    shown = [f"{_name(picture[y[i], x[i]].tolist())} on {n} pixel{'s' * bool(n > 1)}, one at x {x[i]} y {y[i]}"
-             for i, n in zip(first[order[:NAMED]], counts[order[:NAMED]])]
+    kind = "value " * (picture.shape[2] == 1)
+    shown = [f"{kind}{color_name(picture[y[i], x[i]].tolist())} on {n} pixel{'s' * bool(n > 1)}, one at x {x[i]} "
+             f"y {y[i]}" for i, n in zip(first[order[:NAMED]], counts[order[:NAMED]])]
     return "; ".join(shown) + more(len(order))
 
 
-def _name(color: Sequence[int]) -> str:
+def color_name(color: Sequence[int]) -> str:
     """A colour as a user knows it: the value of a grey picture, (R, G, B) of another."""
-    return f"({', '.join(map(str, color))})" if len(color) > 1 else f"value {color[0]}"
+    return str(tuple(color)) if len(color) > 1 else str(color[0])
 
 
 def few(values: Iterable[Key]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.mask_edges import EDGE_REACH, block_starts, codes_of
+from datasets.mask_edges import EDGE_WINDOW, block_starts, codes_of
 from datasets.object_ids import MAX_ID, Objects, key_of
 from utils.errors import UserError
 
@@ -28,22 +28,19 @@ def painted_objects(path: Path, picture: np.ndarray, frame: np.ndarray) -> Objec
         return None
     codes = np.where(same, 0, codes_of(picture) + 1)  # black paint is paint
     starts = block_starts(codes)
-    paints = codes.flat[starts[codes.flat[starts] > 0]]
-    n_edges = np.count_nonzero(codes) - np.isin(codes, paints).sum()
-    if not 0 < len(paints) <= MAX_ID or n_edges > np.isin(codes, paints).sum():
+    paints, colors = codes.flat[starts], picture.reshape(-1, 3)[starts]
+    n_changed, n_flat = np.count_nonzero(codes), np.isin(codes, paints).sum()
+    if not 0 < len(paints) <= MAX_ID or n_changed > 2 * n_flat:
         raise UserError(f"on a copy of the frame every object is painted in one opaque colour; {path} differs from its "
-                        f"frame on {np.count_nonzero(codes)} pixels, of which {n_edges} have a colour of their own; "
+                        f"frame on {n_changed} pixels, of which {n_changed - n_flat} have a colour of their own; "
                         "paint with an opaque, hard brush, and save as PNG")
-    labels, colors = np.zeros(codes.shape, np.uint8), []
-    for label, code in enumerate(paints.tolist(), 1):
-        own = codes == code
-        labels[own] = label
-        colors.append(picture[own][0])
+    labels = np.zeros(codes.shape, np.uint8)
+    for label, code in enumerate(paints, 1):
+        labels[codes == code] = label
     edge = (codes > 0) & (labels == 0)
-    window = np.ones((2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1), np.uint8)
     settled = labels.copy()
     for label, color in enumerate(colors, 1):
-        y, x = np.nonzero(edge & (cv2.dilate((labels == label).astype(np.uint8), window) > 0))
+        y, x = np.nonzero(edge & (cv2.dilate((labels == label).astype(np.uint8), EDGE_WINDOW) > 0))
         step = color - frame[y, x].astype(np.float32)
         share = ((picture[y, x].astype(np.float32) - frame[y, x]) * step).sum(1) / np.square(step).sum(1).clip(1)
         settled[y[share >= 0.5], x[share >= 0.5]] = label

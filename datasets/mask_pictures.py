@@ -8,12 +8,12 @@ ids, or one object in white; a colour picture one object a colour on black. What
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from datasets.mask_edges import block_starts, codes_of, few, separate
+from datasets.mask_edges import block_starts, codes_of, color_name, few, separate
 from datasets.mask_painting import painted_objects
 from datasets.mask_tones import CONTRAST, two_tones
 from datasets.object_ids import MAX_ID, Objects, key_of
@@ -86,9 +86,9 @@ def _palette_objects(path: Path, values: np.ndarray, palette: list[int]) -> Obje
     if davis and VOID in ids and VOID - 1 not in ids and len(ids) > 1:
         logger.warning("mask %s has the value 255 in the colour of VOC's borders: it is background", path)
         return Objects(np.where(values == VOID, np.uint8(0), values), {k: k for k in ids if k != VOID})
-    solid = set(values.flat[block_starts(values.astype(np.int32))].tolist()) & set(ids)
-    if not davis and len(ids) - len(solid) > max(len(solid), 2):
-        raise UserError(f"a palette mask holds ids; {path} has {len(ids)} values, of which {len(ids) - len(solid)} "
+    n_solid = len(block_starts(values))
+    if not davis and len(ids) - n_solid > max(n_solid, 2):
+        raise UserError(f"a palette mask holds ids; {path} has {len(ids)} values, of which {len(ids) - n_solid} "
                         "fill no block of 3x3 pixels, as edges do that were anti-aliased; draw with a hard edge")
     return Objects(values, {k: k for k in ids})
 
@@ -143,12 +143,10 @@ def whole_values(path: Path, values: np.ndarray) -> np.ndarray:
 def _flat_colors(pixels: np.ndarray, shown: np.ndarray) -> list[tuple[int, ...]] | None:
     """The flat colours that nearly all shown pixels have; None where they show a photograph."""
     codes = np.where(shown, codes_of(pixels) + 1, 0)
-    starts = block_starts(codes)
-    starts = starts[codes.flat[starts] > 0]
-    flat = set(codes.flat[starts].tolist()) or set(np.unique(codes[shown])[:2].tolist())
-    if np.isin(codes[shown], list(flat)).mean() < FLAT or len(flat) > MAX_ID:
+    flat = codes.flat[block_starts(codes)].tolist() or np.unique(codes[shown])[:2].tolist()
+    if np.isin(codes[shown], flat).mean() < FLAT or len(flat) > MAX_ID:
         return None
-    return [tuple(pixels.reshape(-1, pixels.shape[2])[np.flatnonzero(codes == code)[0]].tolist()) for code in flat]
+    return [tuple(pixels[codes == code][0].tolist()) for code in flat]
 
 
 def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
@@ -169,7 +167,7 @@ def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
     if tones is None:
         raise refusal or UserError(f"a lossy file keeps a mask of two tones only, one of them dark; {path} has others; "
                                    "export it again from where it was drawn, as PNG")
-    dark, bright = (_name(tone) for tone in tones[1:])
+    dark, bright = (color_name(tone) for tone in tones[1:])
     if len(set(tones.dark_tone)) > 1 and max(tones.dark_tone) > 3 * NEARLY_BLACK:
         raise UserError(f"the background of a mask is black; {path} has {bright} on {dark}; paint the background black")
     _refuse_inverse(path, tones.bright, f"a bright one ({bright})")
@@ -192,7 +190,7 @@ def _black_background(path: Path, picture: np.ndarray) -> np.ndarray:
     if level > NEARLY_BLACK or others < level + CONTRAST:
         return picture
     logger.warning("mask %s has no black, and %s is its darkest and most frequent: it is background", path,
-                   _name(picture[background][0].tolist()))
+                   color_name(picture[background][0].tolist()))
     return np.where(background[..., None], 0, picture).astype(picture.dtype)
 
 
@@ -203,8 +201,8 @@ def _why_not_flat(path: Path, picture: np.ndarray, labels: np.ndarray, colors: l
                          f"{strays} pixels of edges; draw with a harder edge")
     if not labels.all() or (picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK):  # ids, written by a program
         return None
-    return UserError(f"the background of a mask is black; {path} has {few(map(_name, colors[1:]))} and nothing black; "
-                     f"paint the background black, or {AS_PALETTE}")
+    return UserError(f"the background of a mask is black; {path} has {few(map(color_name, colors[1:]))} and nothing "
+                     f"black; paint the background black, or {AS_PALETTE}")
 
 
 def _nearest(colors: list[tuple[int, ...]]) -> float:
@@ -233,13 +231,21 @@ def _flat_objects(path: Path, labels: np.ndarray, colors: list[tuple[int, ...]])
     for label, value in enumerate(values, 1):
         if value >= CONTRAST:
             _refuse_inverse(path, labels == label, f"the value {value}")
+    return id_objects(path, labels, dict(enumerate(values, 1)))
+
+
+def id_objects(path: Path, labels: np.ndarray, ids: dict[int, int]) -> Objects:
+    """Labels [h,w] of a grey picture or an array by the values that they stand for; `UserError` for what are no ids."""
+    values = list(ids.values())
     if values in ([MAX_ID], [0xFFFF]):
-        return Objects(labels, {1: None})
+        return Objects((labels > 0).astype(np.uint8), {1: None})
     if max(values, default=0) > MAX_ID:
         raise UserError(f"object ids are 1 to {MAX_ID}, and the values of a grey mask are ids; {path} has "
                         f"{few(values)}; save it as 8-bit PNG")
-    refuse_void(path, values)
-    return Objects(labels, dict(enumerate(values, 1)))
+    if VOID in values and len(values) > 1 and all(value == VOID or value < CONTRAST for value in values):
+        raise UserError(f"the value 255 beside ids may be an object, or what belongs to nothing, as in PASCAL VOC; "
+                        f"{path} has {few(sorted(values))}; make it 0, or give the object another id")
+    return Objects(labels.astype(np.uint8), {**ids})
 
 
 def _without_border(path: Path, labels: np.ndarray, colors: list[tuple[int, ...]]) -> Objects:
@@ -250,20 +256,9 @@ def _without_border(path: Path, labels: np.ndarray, colors: list[tuple[int, ...]
                    {label: color for label, color in enumerate(colors) if label not in (0, void)})
 
 
-def refuse_void(path: Path, values: Sequence[int]) -> None:
-    """`UserError` where 255 stands beside small ids."""
-    if VOID in values and len(values) > 1 and all(value == VOID or value < CONTRAST for value in values):
-        raise UserError(f"the value 255 beside ids may be an object, or what belongs to nothing, as in PASCAL VOC; "
-                        f"{path} has {few(sorted(values))}; make it 0, or give the object another id")
-
-
 def _refuse_inverse(path: Path, region: np.ndarray, what: str) -> None:
     """`UserError` where a colour's pixels, bool [h,w], look like the background around an object in black."""
     border = np.concatenate([region[0], region[-1], region[:, 0], region[:, -1]])
     if region[[0, 0, -1, -1], [0, -1, 0, -1]].all() and border.mean() >= BORDER and not region.all():
         raise UserError(f"the background of a mask is black; in {path} {what} covers the border, as if the object were "
                         f"what is black; invert the picture, or, where it is right, {AS_PALETTE}")
-
-
-def _name(tone: tuple[int, ...] | list[int]) -> str:
-    return str(tuple(tone)) if len(tone) > 1 else str(tone[0])

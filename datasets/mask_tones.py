@@ -7,6 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from datasets.mask_edges import codes_of
+
 CONTRAST = 64  # least distance of the tones, of 255
 OFF_LINE = 1 / 20  # of the pixels of the smaller tone: as many may be of a third colour (chroma of JPEG's edges)
 LEVELS = 4  # bins between the tones; a third tone fills one of them, an edge all
@@ -66,8 +68,5 @@ def _has_patch(flags: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 def _most_frequent(pixels: np.ndarray) -> np.ndarray:
     """The colour float32 [C] that most of some pixels [S,C] have."""
-    codes = pixels[:, 0].astype(np.int64)
-    for channel in range(1, pixels.shape[1]):
-        codes = codes << 16 | pixels[:, channel]
-    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    _, first, counts = np.unique(codes_of(pixels), return_index=True, return_counts=True)
     return pixels[first[counts.argmax()]].astype(np.float32)

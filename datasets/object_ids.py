@@ -14,8 +14,8 @@ from utils.masks import DAVIS_PALETTE, object_ids
 
 logger = logging.getLogger(__name__)
 
-Color = tuple[int, ...]  # R, G, B in [0,255]
-Key = int | Color | str | None  # what a file says an object is: its id, a colour, a name; None: just the object
+# What a file says an object is: its id, a colour (R, G, B in [0,255]), a name; None: just the object.
+Key = int | tuple[int, ...] | str | None
 
 MAX_ID = 255
 DAVIS_IDS: dict[Key, int] = {tuple(color): k for k, color in enumerate(DAVIS_PALETTE.tolist()) if k}
