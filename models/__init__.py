@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from models.colornet import ColorNet
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, refuse_misfits
 from utils.config import Settings, TrainConfig, parse_train_config
 from utils.errors import UserError
 
@@ -60,22 +60,10 @@ def _model_from_state(state: dict[str, torch.Tensor], config: TrainConfig, path:
         model = ColorNet(size=config.model_size, has_global=config.is_dul, stem_kernel=config.first_kernal_size,
                          feature_dim=head.shape[0] if head is not None and head.ndim else 128)
     wanted = model.state_dict()
-    unused = set() if config.is_dul else {name for name in state if name.startswith("query_cls.")}
-    present = [name for name in wanted if name in state]
-    found = {
-        "lacks": [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")],
-        "has unknown": set(state) - set(wanted) - unused,
-        "has other shapes for": [name for name in present if state[name].shape != wanted[name].shape],
-        "has numbers of another kind for": [name for name in present if state[name].is_floating_point()
-                                            != wanted[name].is_floating_point()],
-        "has negative variances in": [name for name in present if name.endswith("running_var")
-                                      and (state[name] < 0).any()]}
-    if any(found.values()):
-        listed = "; ".join(f"{what} {', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
-                           for what, names in found.items() if names)
-        raise UserError(f"{path} does not hold the network of its train_config (size {config.model_size}, is_dul "
-                        f"{str(config.is_dul).lower()}, first kernel {config.first_kernal_size}): it {listed}; "
-                        "use the file as it was written")
+    used = {name: tensor for name, tensor in state.items() if config.is_dul or not name.startswith("query_cls.")}
+    refuse_misfits(used, wanted, path, fix="use the file as it was written",
+                   network=f"the network of its train_config (size {config.model_size}, is_dul "
+                           f"{str(config.is_dul).lower()}, first kernel {config.first_kernal_size})")
     own = {name: state.get(name, torch.zeros(())).to(like.dtype, copy=True, memory_format=torch.contiguous_format)
            for name, like in wanted.items()}  # a counter may be missing
     model.load_state_dict(own, assign=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from models.released import load_dino, load_resnet, refuse_misfits
+from models.released import load_dino, load_fitting, load_resnet
 from utils.checkpoint import read_weights
 from utils.errors import UserError
 from utils.feature_spec import RANDOM, RESNET_FORMATS, Term
@@ -91,6 +90,7 @@ def load_network(term: Term, file: str | None) -> LayerFeatures:
         "efficientnet-lite0": _efficientnet, "timm": _timm, "torchvision": _torchvision, "dino": _dino,
         **dict.fromkeys(RESNET_FORMATS, _resnet)}
     features = loaders[term.kind](term, file).eval()
+    _refuse_unknown_layer(term, features.network)
     try:
         if term.stride:
             set_stride(features, term.stride)
@@ -160,7 +160,7 @@ def _torchvision(term: Term, file: str | None) -> LayerFeatures:
     _refuse_unknown(term, torchvision.models.list_models(module=torchvision.models))
     network = _fetched(term, file, lambda weights: torchvision.models.get_model(
         term.model, weights="DEFAULT" if weights else None))
-    return LayerFeatures(network, _layer_of(network, term))
+    return LayerFeatures(network, term.layer)
 
 
 def _timm(term: Term, file: str | None) -> LayerFeatures:
@@ -183,7 +183,7 @@ def _timm(term: Term, file: str | None) -> LayerFeatures:
     network = _fetched(term, file, create)
     data = resolve_model_data_config(network)
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
-    return LayerFeatures(network, _layer_of(network, term) if term.layer else None, mean=data["mean"], std=data["std"],
+    return LayerFeatures(network, term.layer, mean=data["mean"], std=data["std"],
                          patch=max(patch) if isinstance(patch, (tuple, list)) else patch,
                          skipped=getattr(network, "num_prefix_tokens", 0),
                          channels_last=getattr(network, "output_fmt", None) == "NHWC")
@@ -205,12 +205,11 @@ def _required(term: Term, file: str | None) -> str:
     return file
 
 
-def _layer_of(network: nn.Module, term: Term) -> str:
+def _refuse_unknown_layer(term: Term, network: nn.Module) -> None:
     names = [name for name, _ in network.named_modules() if name]
-    if term.layer is None or term.layer not in names:
-        near = difflib.get_close_matches(term.layer or "", names) or [name for name in names if "." not in name]
+    if term.layer and term.layer not in names:
+        near = difflib.get_close_matches(term.layer, names) or [name for name in names if "." not in name]
         raise UserError(f"{term.model} has no layer {term.layer}; it has, for example, {', '.join(near[:12])}")
-    return term.layer
 
 
 def _refuse_unknown(term: Term, known: list[str], name: str | None = None) -> None:
@@ -232,18 +231,3 @@ def _fetched(term: Term, file: str | None, create: Callable[[bool], nn.Module]) 
     if file is not None and file != RANDOM:
         load_fitting(network, read_weights(file), file)
     return network
-
-
-def load_fitting(network: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
-    """Fill a network from a state dict whose names may stand behind a common prefix; its classifier may be another.
-
-    `UserError` where names or shapes differ.
-    """
-    wanted = network.state_dict()
-    for prefix in ("module.", "backbone.", "encoder.", "model."):
-        if state and not set(state) & set(wanted):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    last = ("fc.", "head.", "heads.", "classifier.")
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
-    refuse_misfits(state, {name: tensor for name, tensor in wanted.items() if not name.startswith(last)}, file)
-    network.load_state_dict(state, strict=False)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from utils.checkpoint import read_weights
+from utils.checkpoint import read_weights, refuse_misfits
 from utils.errors import UserError
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -87,17 +86,19 @@ def load_resnet(kind: str, file: str | Path, layer: str | None = None) -> tuple[
     return network.eval(), layer
 
 
-def refuse_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: str | Path) -> None:
-    """`UserError` that lists where the tensors of a file are not those of the network; counters may be left out."""
-    found = {"lacks": [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")],
-             "has unknown": [name for name in state if name not in wanted],
-             "has other shapes for": [name for name in wanted if name in state
-                                      and state[name].shape != wanted[name].shape]}
-    listed = "; ".join(f"{what} {', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
-                       for what, names in found.items() if names)
-    if listed:
-        raise UserError(f"{file} does not hold this network: it {listed}; give the file of this network, or name the "
-                        "network of this file")
+def load_fitting(network: nn.Module, state: dict[str, Tensor], file: str | Path) -> None:
+    """Fill a network from a state dict whose names may stand behind a common prefix; its classifier may be another.
+
+    `UserError` where names or shapes differ.
+    """
+    wanted = network.state_dict()
+    for prefix in ("module.", "backbone.", "encoder.", "model."):
+        if state and not set(state) & set(wanted):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    last = ("fc.", "head.", "heads.", "classifier.")
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
+    refuse_misfits(state, {name: tensor for name, tensor in wanted.items() if not name.startswith(last)}, file)
+    network.load_state_dict(state, strict=False)
 
 
 class VisionTransformer(nn.Module):
@@ -161,7 +162,6 @@ def load_dino(file: str | Path) -> VisionTransformer:
     """
     state = {name.replace("module.", "").removeprefix("backbone."): tensor
              for name, tensor in read_weights(file).items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     proj, places = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     if proj is None or proj.ndim != 4 or proj.shape[2] != proj.shape[3] or places is None or places.ndim != 3 \
             or math.isqrt(places.shape[1] - 1) ** 2 != places.shape[1] - 1 or len(proj) % HEAD_CHANNELS:
@@ -169,6 +169,5 @@ def load_dino(file: str | Path) -> VisionTransformer:
                         f"{file} does not; give its format as the name of the features")
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     network = VisionTransformer(len(proj), depth, proj.shape[2], places.shape[1])
-    refuse_misfits(state, network.state_dict(), file)
-    network.load_state_dict(state)
+    load_fitting(network, state, file)
     return network.eval()

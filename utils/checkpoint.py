@@ -12,7 +12,7 @@ import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from utils.values import check_plain
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-COUNTERS = (torch.int64, torch.int32)
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32)  # weights, counters
 # Scores beside the weights of other software are often numbers of NumPy, which keep no code.
 NUMPY_NUMBERS: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype,
                             *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
@@ -51,13 +50,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, cut short, has a wrong checksum, holds anything else, or lacks `model`.
     """
-    path = Path(path)
-    contents = _read(path)
+    contents = _read(Path(path))
     state = contents.get("model") if isinstance(contents, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is not; "
-                        "use a file that the training command wrote or a released one")
-    _check_weights(state, path)
+    _check_weights(state, path, f"a model file is a dict with 'model' (names to tensors) and 'train_config'; {path} is "
+                                "not; use a file that the training command wrote or a released one")
     return contents
 
 
@@ -67,17 +63,37 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     They are the file itself, or what it has under `model`, `state_dict`, `teacher` or `net`; a `.safetensors` file,
     too. `UserError` for anything else.
     """
-    path = Path(path)
-    contents = _read(path)
+    contents = _read(Path(path))
     for section in ("state_dict", "model", "teacher", "net"):
         if isinstance(contents, dict) and isinstance(contents.get(section), dict):
             contents = contents[section]
-    if not isinstance(contents, dict) or not contents \
-            or not all(isinstance(value, Tensor) for value in contents.values()):
-        raise UserError(f"a file of weights holds names and tensors, at its top or under model, state_dict or teacher; "
-                        f"{path} does not; give the file as it was released")
-    _check_weights(contents, path)
+    _check_weights(contents, path, "a file of weights holds names and tensors, at its top or under model, state_dict "
+                                   f"or teacher; {path} does not; give the file as it was released")
     return dict(contents)
+
+
+def refuse_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: str | Path, *,
+                   network: str = "this network",
+                   fix: str = "give the file of this network, or name the network of this file") -> None:
+    """`UserError` that lists where the tensors of a file are not those of a network; counters may be left out.
+
+    Args:
+        state, wanted: the file's tensors and the network's by name.
+        network, fix: words of the error.
+    """
+    both = [name for name in wanted if name in state]
+    found = {
+        "lacks": [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")],
+        "has unknown": [name for name in state if name not in wanted],
+        "has other shapes for": [name for name in both if state[name].shape != wanted[name].shape],
+        "has numbers of another kind for": [name for name in both if state[name].is_floating_point()
+                                            != wanted[name].is_floating_point()],
+        "has negative variances in": [name for name in both if name.endswith("running_var")
+                                      and (state[name] < 0).any()]}
+    listed = "; ".join(f"{what} {', '.join(sorted(names)[:3])}{' ...' if len(names) > 3 else ''} ({len(names)})"
+                       for what, names in found.items() if names)
+    if listed:
+        raise UserError(f"{file} does not hold {network}: it {listed}; {fix}")
 
 
 def _read(path: Path) -> Any:
@@ -102,8 +118,10 @@ def _read(path: Path) -> Any:
                         "again") from error
 
 
-def _check_weights(state: dict[str, Tensor], path: Path) -> None:
-    """`UserError` for names that are no text and tensors that are no finite numbers in the file."""
+def _check_weights(state: Any, path: str | Path, rule: str) -> None:
+    """`UserError`: `rule` where it is no dict of tensors; names that are no text, and tensors of no finite numbers."""
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(rule)
     for name, tensor in state.items():
         mistake = "has a name that is no text" if not isinstance(name, str) else _mistake(tensor)
         if mistake:
@@ -128,7 +146,7 @@ def _check_archive(path: Path) -> None:
 def _mistake(tensor: Tensor) -> str | None:
     """What keeps a tensor from being weights or a counter, or None."""
     if (tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type != "cpu"
-            or tensor.dtype not in WEIGHTS + COUNTERS):
+            or tensor.dtype not in NUMBERS):
         kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else \
             "without data" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
         return f"is {kind} {str(tensor.dtype).removeprefix('torch.')}, not a plain tensor of numbers"
