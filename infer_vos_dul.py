@@ -36,11 +36,11 @@ import numpy as np
 import torch
 
 from datasets.evaluation_video import ListedVideo
-from datasets.filelists import find_list
+from datasets.filelists import EvaluationSequence, find_list
 from datasets.own_video import open_video
 from datasets.points import read_points
 from datasets.video import result_name
-from inference.outputs import Look
+from inference.outputs import Outputs
 from inference.own_video import describe_source, own_video_defaults, read_job, save_frame, split_mask_word
 from inference.pipeline import Job, memory_advice
 from inference.points import write_points, write_tables
@@ -141,8 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     choose_model(args, settings.TEST.KEY)
     seed_everything(args.seed)
     device = resolve_device(args.device)
-    infer = infer_points if args.points else infer_keypoints if args.jhmdb or args.badja else infer_own_video \
-        if args.video else infer_list
+    infer = infer_points if args.points else infer_keypoints if args.jhmdb or args.badja else infer_masks
     return infer(args, settings, device)
 
 
@@ -212,28 +211,48 @@ def own_output(args: argparse.Namespace) -> Path:
     return args.mask_output_dir or Path("output") / result_name(Path(args.video))
 
 
-def infer_own_video(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
-    """One video and the masks given of it."""
+def infer_masks(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
+    """The masks of one's own video, or of the sequences of a list, which the processes share."""
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    root, clock = settings.DATASET.ROOT, StageClock(device)
+    results = ResultFolder(own_output(args) if args.video else args.mask_output_dir, settings.TEST.KEY)
+    tasks = [own_task(args, results)] if args.video else [
+        listed_task(args, results, sequence)
+        for sequence in split_by_length(read_sequences(args, root), processes)[rank]]
+    prepare, record = preparation(args, settings, device, clock), describe(args, settings, device)
+    files = (args.resume, args.cfg, *args.feature_files.values(), args.infer_list and find_list(args.infer_list, root))
+    inputs = [*(Path(file) for file in files if file), *(file for task in tasks for file in task.inputs)]
+    outputs = functools.partial(Outputs, refinement=refinement(args), palette=args.palette, ids=not args.no_ids,
+                                stamp=args.stamp)
+    with results.claim([task.files for task in tasks], record, inputs=inputs, keep=args.keep_finished,
+                       overwrite=args.overwrite) as unfinished:
+        todo = [task for task in tasks if task.files in unfinished]
+        logger.info("experiment %s, run %s: %d of %d videos (%d frames) are left to do, process %d of %d; %s features "
+                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(tasks),
+                    sum(len(task.job.video) for task in todo), rank + 1, processes, settings.TEST.KEY,
+                    size_in_words(settings), device, args.precision, args.seed)
+        status = Run(prepare, record["method"], outputs, clock, batch_size(settings, device), rank)(todo)
+    logger.info("masks are in %s, the rest in %s", results.masks, results.pictures)
+    return status
+
+
+def own_task(args: argparse.Namespace, results: ResultFolder) -> Task:
+    """The video of `--video` with the masks given."""
     job = read_job(args.video, args.mask, backward=args.backward, rate=args.fps)
-    clock = StageClock(device)
-    prepare, name = preparation(args, settings, device, clock), job.video.name
-    results = ResultFolder(own_output(args), settings.TEST.KEY)
-    files = results.sequence(name, job.video.names, products(args), describe_source(job), alone=True)
     given = "; ".join(f"frame {number} has objects {', '.join(map(str, object_ids(mask)))}"
                       for number, mask in job.masks.items())
-    logger.info("%s: %d frames %dx%d; %s; %s features, %s, %s", args.video, len(job.video), *job.video.size, given,
-                settings.TEST.KEY, device, args.precision)
-    inputs = [job.video.path, *(file for _, file in map(split_mask_word, args.mask)),
-              *common_inputs(args, settings.DATASET.ROOT)]
-    record = describe(args, settings, device)
-    with results.claim([files], record, inputs=inputs, keep=args.keep_finished, overwrite=args.overwrite) as todo:
-        if not todo:
-            logger.info("all %d frames are finished; nothing is left to do", len(job.video))
-        tasks = [Task(job, range(len(job.video)), files) for files in todo]
-        status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
-                     look=look(args), refinement=refinement(args))(tasks)
-    logger.info("masks are in %s, the rest in %s", files.masks, files.rest)
-    return status
+    logger.info("%s: %d frames %dx%d; %s", args.video, len(job.video), *job.video.size, given)
+    files = results.sequence(job.video.name, job.video.names, products(args), describe_source(job), alone=True)
+    return Task(job, range(len(job.video)), files, [job.video.path, *(split_mask_word(word)[1] for word in args.mask)])
+
+
+def listed_task(args: argparse.Namespace, results: ResultFolder, sequence: EvaluationSequence) -> Task:
+    """A sequence of a list."""
+    video = ListedVideo(sequence)
+    files = results.sequence(sequence.name, [video.names[number] for number in video.saved], products(args),
+                             video.source())
+    inputs = [file for frame in sequence.frames for file in (frame.image, frame.mask) if file]
+    return Task(Job(video, video.masks, correct=False), video.saved, files, inputs)
 
 
 def infer_points(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
@@ -265,41 +284,6 @@ def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.
     logger.info("points are in %s", folder)
 
 
-def infer_list(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
-    """The sequences of a list, shared by the processes."""
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    root = settings.DATASET.ROOT
-    sequences = read_sequences(args, root)
-    clock = StageClock(device)
-    prepare = preparation(args, settings, device, clock)
-    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY)
-    share = split_by_length(sequences, processes)[rank]
-    tasks = {}
-    for sequence in share:
-        video = ListedVideo(sequence)
-        files = results.sequence(sequence.name, [video.names[number] for number in video.saved], products(args),
-                                 video.source())
-        tasks[files.masks] = Task(Job(video, video.masks, correct=False), video.saved, files)
-    inputs = [*common_inputs(args, root), *(file for sequence in share for frame in sequence.frames
-                                            for file in (frame.image, frame.mask) if file)]
-    record = describe(args, settings, device)
-    with results.claim([task.files for task in tasks.values()], record, inputs=inputs, keep=args.keep_finished,
-                       overwrite=args.overwrite) as todo:
-        logger.info("experiment %s, run %s: %d of %d sequences of %s (%d frames), process %d of %d; %s features "
-                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(sequences), source_record(args),
-                    sum(len(tasks[files.masks].job.video) for files in todo), rank + 1, processes, settings.TEST.KEY,
-                    size_in_words(settings), device, args.precision, args.seed)
-        status = Run(prepare, record["method"], device=device, batch_size=batch_size(settings, device), clock=clock,
-                     look=look(args), refinement=refinement(args), place=rank)([tasks[files.masks] for files in todo])
-    logger.info("masks are in %s", results.masks)
-    return status
-
-
-def look(args: argparse.Namespace) -> Look:
-    """How overlays look, by the options."""
-    return Look(args.palette, ids=not args.no_ids, stamp=args.stamp)
-
-
 def refinement(args: argparse.Namespace) -> Refinement:
     """What is taken out of masks, by the options."""
     return Refinement(clean=args.clean, drop_lost=args.drop_lost)
@@ -313,12 +297,6 @@ def products(args: argparse.Namespace) -> list[str]:
     if args.no_overlay:
         wanted -= {"overlays", "video", "sheet"}
     return sorted(wanted)
-
-
-def common_inputs(args: argparse.Namespace, root: str | Path) -> list[Path]:
-    """Files that a run reads beside its frames and masks."""
-    listed = [find_list(args.infer_list, root)] if args.infer_list else []
-    return [*(Path(file) for file in (args.resume, args.cfg, *args.feature_files.values()) if file), *listed]
 
 
 def batch_size(settings: Settings, device: torch.device) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from datasets.filelists import files_by_stem
 from datasets.video import OwnVideo
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_text
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask, write_mask
 
 FRAMES_HELD = 48  # encoded frames kept for a page that goes back and forth
@@ -221,8 +221,7 @@ class Session:
         return objects
 
     def _write_objects(self) -> None:
-        with replacing(self.folder / "annotation.json") as temporary:
-            temporary.write_text(json.dumps({"objects": self.objects}, indent=2) + "\n", encoding="utf-8")
+        write_text(self.folder / "annotation.json", json.dumps({"objects": self.objects}, indent=2) + "\n")
 
     def _changed(self, number: int) -> int:
         self._revisions[number] = self._revisions.get(number, 0) + 1

@@ -123,7 +123,7 @@ def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: st
         files = ResultFolder(out, "merge").sequence("drawn", video.names, ["overlays"], {})
         forward, busy = Pass(job, batch_size=encoder_batch(device, args.infer_wh, 0)), time.process_time()
         with Outputs(files, video) as outputs, tqdm(total=len(video), desc=method) as bar:
-            for end, result in enumerate(merged(job, forward, None, propagator, device=device, clock=clock), start=1):
+            for end, result in enumerate(merged(job, forward, None, propagator, clock), start=1):
                 with clock.stage("propagate"):
                     result.mask  # noqa: B018 (made here, so that it counts here)
                 with clock.stage("write"):

@@ -112,7 +112,7 @@ def run(job: Job, args: argparse.Namespace) -> list[tuple[float, float]]:
             pass
     seen = []
     with Outputs(files, job.video) as outputs:
-        for result in merged(job, passes[False], passes.get(True), new_propagator(), device=device):
+        for result in merged(job, passes[False], passes.get(True), new_propagator()):
             outputs.write(result)
             seen.append((time.perf_counter(), peak_memory(device)))
     return seen

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from datasets.video import OwnVideo
-from inference.confidence import Confidence, LostWatch, Row, confidence_map, confidences, write_table
+from inference.confidence import LostWatch, Row, confidence_map, confidences, write_table
 from inference.pipeline import FrameResult
 from inference.refinement import Refinement
 from inference.results import SequenceFiles
@@ -25,14 +24,6 @@ SHEET_FRAMES = 12  # in the contact sheet
 logger = logging.getLogger(__name__)
 
 
-class Look(NamedTuple):
-    """Of overlays."""
-
-    palette: str = "davis"
-    ids: bool = True  # objects' ids in the video and the sheet
-    stamp: bool = False  # frame number and time in the video and the sheet
-
-
 class Outputs:
     """Writes the files of a sequence. A context manager: files are whole when it is left, and so is what a run that
     ended early has done; after an error the video, the sheet and the table are left out.
@@ -40,20 +31,21 @@ class Outputs:
     Args:
         files: where they lie and which.
         video: whose results they are.
-        look: of the overlays.
         refinement: of the masks.
+        palette: of the overlays, a key of `PALETTES`.
+        ids, stamp: whether the video and the sheet show objects' ids, and frame number and time.
     """
 
-    def __init__(self, files: SequenceFiles, video: OwnVideo, *, look: Look | None = None,
-                 refinement: Refinement | None = None):
+    def __init__(self, files: SequenceFiles, video: OwnVideo, *, refinement: Refinement | None = None,
+                 palette: str = "davis", ids: bool = True, stamp: bool = False):
         self.files, self._video, self._products = files, video, set(files.products)
-        self._look, self._refinement = look or Look(), refinement or Refinement()
+        self._refinement, self._palette, self._ids, self._stamp = refinement or Refinement(), palette, ids, stamp
         self._rows: list[Row] = []
         self._sheet: list[tuple[str, np.ndarray]] = []
         places = np.linspace(0, max(len(files.frames) - 1, 0), SHEET_FRAMES).round().astype(int)
-        self._in_sheet = {files.frames[place] for place in places if files.frames}
+        self._in_sheet = {files.frames[place] for place in places if files.frames and "sheet" in self._products}
         self._watch = LostWatch()
-        self._lost: dict[int, list[int]] = {}  # the frames in which an object is lost
+        self._reported: set[int] = set()  # objects of which it was said that they are lost
 
     def __enter__(self) -> Outputs:
         self._stack = ExitStack()
@@ -74,10 +66,13 @@ class Outputs:
         mask = self._refinement(result.mask, result.prediction, lost)
         # The mask comes last: a frame that has one has everything.
         self._writer.submit(self._write_frame, name, result, mask)
-        if {"video", "sheet"} & self._products:
+        if "video" in self._products or name in self._in_sheet:
             self._in_order.submit(self._show, name, result, mask)
         if "confidence" in self._products:
-            self._note(result.number, found, lost)
+            self._rows += [Row(result.number, name, *one, one.object in lost) for one in found]
+            for k in sorted(lost - self._reported):
+                logger.info("object %d is lost in frame %d", k, result.number)
+            self._reported |= lost
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
@@ -87,13 +82,14 @@ class Outputs:
             write_jpeg(self.files.sheet, contact_sheet(self._sheet))
         if self._rows:
             write_table(self.files.table, self._rows)
-        for one, frames in sorted(self._lost.items()):
-            logger.warning("object %d is lost in %d frames, the first is frame %d; %s has them", one, len(frames),
+        for k in sorted(self._reported):
+            frames = [row.frame for row in self._rows if row.object == k and row.lost]
+            logger.warning("object %d is lost in %d frames, the first is frame %d; %s has them", k, len(frames),
                            frames[0], self.files.table)
 
     def _write_frame(self, name: str, result: FrameResult, mask: np.ndarray) -> None:
         if "overlays" in self._products:
-            picture = overlay(result.frame, mask, palette=self._look.palette)
+            picture = overlay(result.frame, mask, palette=self._palette)
             write_jpeg(self.files.overlay(name), picture, OVERLAY_QUALITY, sync=False)
         if "maps" in self._products:
             confidence = confidence_map(result.prediction).cpu().numpy()
@@ -102,20 +98,10 @@ class Outputs:
         write_mask(self.files.mask(name), mask, sync=False)
 
     def _show(self, name: str, result: FrameResult, mask: np.ndarray) -> None:
-        if "video" not in self._products and name not in self._in_sheet:
-            return
-        picture = overlay(result.frame, mask, palette=self._look.palette, labels=self._look.ids)
-        if self._look.stamp:
+        picture = overlay(result.frame, mask, palette=self._palette, labels=self._ids)
+        if self._stamp:
             write_stamp(picture, f"{result.number}  {float(self._video.time(result.number)):.2f} s")
         if "video" in self._products:
             self._movie.write(picture, self._video.time(result.number))
-        if "sheet" in self._products and name in self._in_sheet:
+        if name in self._in_sheet:
             self._sheet.append((f"frame {result.number}", picture))
-
-    def _note(self, number: int, found: Sequence[Confidence], lost: set[int]) -> None:
-        for one in found:
-            self._rows.append(Row(number, self._video.names[number], *one, one.object in lost))
-        for k in sorted(lost):
-            if k not in self._lost:
-                logger.info("object %d is lost in frame %d", k, number)
-            self._lost.setdefault(k, []).append(number)

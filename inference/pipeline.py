@@ -11,9 +11,8 @@ were added or changed it goes on at the first frame that this concerns.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -90,15 +89,15 @@ class Pass:
             # The same frames are encoded together again: the last bit of features may depend on the batch.
             self.done -= self.done % batch_size
 
-    def prediction(self, number: int, device: torch.device | str = "cpu") -> Prediction:
+    def prediction(self, number: int, device: torch.device) -> Prediction:
         """What is known of frame `number`."""
         return self._kept().get(number, device, self._job.masks.get(number))
 
-    def known(self, propagator: VideoPropagator, device: torch.device | str = "cpu") -> Iterator[FrameResult]:
+    def known(self, propagator: VideoPropagator) -> Iterator[FrameResult]:
         """The frames that are known, in order."""
         numbers = self.order[:self.done]
         for number, frame in zip(numbers, ahead(self._frames(numbers), 4)):
-            yield FrameResult(number, frame, self.prediction(number, device), propagator)
+            yield FrameResult(number, frame, self.prediction(number, propagator.device), propagator)
 
     def carry(self, propagator: VideoPropagator, clock: StageClock | None = None) -> Iterator[FrameResult]:
         """The frames that are not known yet, in order, as they are found. `propagator` is new."""
@@ -129,13 +128,13 @@ class Pass:
         masks: dict[int, np.ndarray] = {}
         ids: tuple[int, ...] = ()
         for place, number in enumerate(self.order[:self.done]):
-            before, (ids, named) = ids, store.objects(number)
-            if named or ids != before:  # of a list, most masks bring nothing: their frames need not be encoded again
+            kept = store.get(number)
+            if kept.named or kept.ids != ids:  # of a list, most masks bring nothing: their frames need no features
                 masks[place] = self._job.masks[number]
+            ids = kept.ids
         features = self._features(propagator, {basis, *masks, *propagator.reach(self.done)})
-        device = next(iter(features.values())).device
-        propagator.recall(self.done, features, lambda place: self.prediction(self.order[place], device), masks, basis,
-                          correct=self._job.correct)
+        propagator.recall(self.done, features, lambda place: self.prediction(self.order[place], propagator.device),
+                          masks, basis, correct=self._job.correct)
 
     def _features(self, propagator: VideoPropagator, places: set[int]) -> dict[int, Tensor]:
         """Features of the frames at these places of the order, encoded in the same batches as before."""
@@ -158,8 +157,8 @@ class Pass:
         return islice(self._job.video.reversed_frames(numbers.start), len(numbers))
 
 
-def merged(job: Job, forward: Pass, backward: Pass | None, propagator: VideoPropagator, *,
-           device: torch.device | str = "cpu", clock: StageClock | None = None) -> Iterator[FrameResult]:
+def merged(job: Job, forward: Pass, backward: Pass | None, propagator: VideoPropagator,
+           clock: StageClock | None = None) -> Iterator[FrameResult]:
     """All frames of a video in order, as they are found.
 
     Before the first mask they are those of the `backward` pass, which is complete; between two masks both directions
@@ -167,20 +166,19 @@ def merged(job: Job, forward: Pass, backward: Pass | None, propagator: VideoProp
     """
     if backward:
         for number, frame in enumerate(ahead(job.video.frames(0, job.first), 4)):
-            yield FrameResult(number, frame, backward.prediction(number, device), propagator)
-    for result in chain(forward.known(propagator, device), forward.carry(propagator, clock)):
+            yield FrameResult(number, frame, backward.prediction(number, propagator.device), propagator)
+    for result in chain(forward.known(propagator), forward.carry(propagator, clock)):
         if backward and result.number < job.last and result.number not in job.masks:
-            other = backward.prediction(result.number, device)
+            other = backward.prediction(result.number, propagator.device)
             share = backward_share(result.number, job.masks)
             result = replace(result, prediction=blend(result.prediction, other, share))
         yield result
 
 
-def backward_share(number: int, given: Iterable[int]) -> float:
+def backward_share(number: int, given: Collection[int]) -> float:
     """How far `number` is on its way from the frame given before it to the one after it, in [0,1]."""
-    given = sorted(given)
     before, after = max(g for g in given if g <= number), min(g for g in given if g >= number)
-    return float(Fraction(number - before, after - before)) if after > before else 0.0
+    return (number - before) / (after - before) if after > before else 0.0
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from models.neighbours import METHODS
 from utils.config import TestSettings, resolved
 from utils.errors import UserError
 from utils.feature_spec import RANDOM, folder_name
-from utils.files import claimed, replacing, sync_files
+from utils.files import claimed, sync_files, write_text
 from utils.masks import read_mask
 from utils.run_record import RECORD
 
@@ -25,26 +24,31 @@ from utils.run_record import RECORD
 PRODUCTS = ("overlays", "video", "sheet", "confidence", "maps")
 
 
-@dataclass(frozen=True)
 class SequenceFiles:
     """The files of one sequence.
 
-    Attributes:
+    Args:
         masks: folder of `<frame>.png` and of `run.json`, which says what made them.
         overlays: folder of `<frame>.jpg`.
-        rest: folder of `overlay.mp4`, `contact_sheet.jpg`, `confidence.csv` and `confidence/<frame>.jpg`.
+        rest: folder of `video`, `sheet`, `table`, maps and `passes`.
         frames: names of the frames whose results are written.
         products: those of `PRODUCTS` that are.
         source: what the masks depend on besides the method; what stands in it under "masks" may change where a run goes
             on.
+
+    Attributes:
+        video: the overlays.
+        sheet: some of them.
+        table: the confidence of every object in every frame.
+        passes: folder of what an interrupted run goes on with; it is gone when the run is finished.
     """
 
-    masks: Path
-    overlays: Path
-    rest: Path
-    frames: Sequence[str]
-    products: Sequence[str]
-    source: dict[str, Any]
+    def __init__(self, masks: Path, overlays: Path, rest: Path, frames: Sequence[str], products: Sequence[str],
+                 source: dict[str, Any]):
+        self.masks, self.overlays, self.rest = masks, overlays, rest
+        self.frames, self.products, self.source = frames, products, source
+        self.video, self.sheet, self.table, self.passes = (rest / name for name in (
+            "overlay.mp4", "contact_sheet.jpg", "confidence.csv", f".{masks.name}.passes"))
 
     def mask(self, frame: str) -> Path:
         """The mask of a frame."""
@@ -57,26 +61,6 @@ class SequenceFiles:
     def map(self, frame: str) -> Path:
         """The confidence map of a frame."""
         return self.rest / "confidence" / f"{frame}.jpg"
-
-    @property
-    def video(self) -> Path:
-        """The overlays as a video."""
-        return self.rest / "overlay.mp4"
-
-    @property
-    def sheet(self) -> Path:
-        """The contact sheet."""
-        return self.rest / "contact_sheet.jpg"
-
-    @property
-    def table(self) -> Path:
-        """The confidence of every object in every frame."""
-        return self.rest / "confidence.csv"
-
-    @property
-    def passes(self) -> Path:
-        """Folder of what an interrupted run goes on with; it is gone when the run is finished."""
-        return self.rest / f".{self.masks.name}.passes"
 
     def begin(self, method: dict[str, Any]) -> None:
         """Record what makes the files that follow."""
@@ -106,21 +90,19 @@ class SequenceFiles:
 
     def is_complete(self) -> bool:
         """Whether every mask can be read and every product is there."""
-        whole = {"video": self.video, "sheet": self.sheet, "confidence": self.table}
-        each = {"overlays": self.overlay, "maps": self.map}
-        files = [whole[name] for name in self.products if name in whole]
-        files += [each[name](frame) for name in self.products if name in each for frame in self.frames]
+        files: dict[str, Iterable[Path]] = {
+            "video": [self.video], "sheet": [self.sheet], "confidence": [self.table],
+            "overlays": map(self.overlay, self.frames), "maps": map(self.map, self.frames)}
         try:
             for frame in self.frames:
                 read_mask(self.mask(frame))
-            return all(file.stat().st_size for file in files)
+            return all(file.stat().st_size for product in self.products for file in files[product])
         except (UserError, OSError):
             return False
 
     def _record(self, method: dict[str, Any], *, finished: bool) -> None:
         record = {"finished": finished, "method": method, "source": self.source, "frames": list(self.frames)}
-        with replacing(self.masks / RECORD) as temporary:
-            temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        write_text(self.masks / RECORD, json.dumps(record) + "\n")
 
 
 class ResultFolder:
@@ -159,14 +141,14 @@ class ResultFolder:
             if not overwrite and (self.masks / RECORD).exists():
                 _refuse_other_method(self.masks / RECORD, method)
             todo = [files for files in sequences if not (keep and _is_finished(files, method))]
-            old = [_replaceable(files, method, inputs, keep=keep, overwrite=overwrite) for files in todo]
+            old = [file for files in todo
+                   for file in _replaceable(files, method, inputs, keep=keep, overwrite=overwrite)]
             if overwrite:  # a --continue after this run must not take an old file for a new one
-                for file in (file for files in old for file in files):
+                for file in old:
                     file.unlink()
                 for files in todo:
                     shutil.rmtree(files.passes, ignore_errors=True)
-            with replacing(self.masks / RECORD) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write_text(self.masks / RECORD, json.dumps(record, indent=2) + "\n")
             yield todo
 
 
@@ -193,8 +175,7 @@ def claim_tables(folder: Path, names: Sequence[str], record: dict[str, Any], *, 
             _refuse_other_method(folder / RECORD, record["method"])
         for name in old if overwrite else ():
             (folder / f"{name}.csv").unlink()
-        with replacing(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
         yield [name for name in names if name not in there or overwrite]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.propagation import Prediction
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import replacing, write_text
 
 
 class PredictionStore:
@@ -28,7 +28,7 @@ class PredictionStore:
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
 
-    def known(self, order: Sequence[int], masks: Mapping[int, np.ndarray]) -> int:
+    def known(self, order: range, masks: Mapping[int, np.ndarray]) -> int:
         """How many frames of `order` have predictions that come from `masks`; what else is kept is no longer.
 
         From now on the folder is that of these masks.
@@ -37,19 +37,14 @@ class PredictionStore:
         record = self._folder / "given.json"
         try:
             before = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = None
-        if before is None:
-            count = 0
-        else:
             changed = [int(number) for number in {*before, *given} if before.get(number) != given.get(number)]
-            count = min([len(order), *(max((number - order[0]) * (1 if order[-1] >= order[0] else -1), 0)
-                                       for number in changed)])
+        except (OSError, ValueError):
+            changed = [order[0]]
+        count = min([len(order), *(max((number - order[0]) * order.step, 0) for number in changed)])
         count = next((place for place, number in enumerate(order[:count]) if not self._is_whole(number)), count)
         for number in order[count:] if self._folder.is_dir() else ():
             self._file(number).unlink(missing_ok=True)
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps(given), encoding="utf-8")
+        write_text(record, json.dumps(given))
         return count
 
     def put(self, frame: int, prediction: Prediction, basis: int) -> None:
@@ -65,11 +60,6 @@ class PredictionStore:
         labels, similarity = (torch.from_numpy(kept[name]).to(device) for name in ("labels", "similarity"))
         named = tuple(kept["named"].tolist())
         return Prediction(tuple(kept["ids"].tolist()), labels, similarity, given if named else None, named)
-
-    def objects(self, frame: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The `ids` and the `named` of a kept prediction."""
-        kept = self._read(frame)
-        return tuple(kept["ids"].tolist()), tuple(kept["named"].tolist())
 
     def basis(self, frame: int) -> int:
         """The `basis` that was put with a frame."""

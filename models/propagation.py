@@ -80,7 +80,7 @@ class VideoPropagator:
         if device is None:
             parameters = encoder.parameters() if isinstance(encoder, nn.Module) else iter(())
             device = next((parameter.device for parameter in parameters), "cpu")
-        self._encoder, self._device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
+        self._encoder, self.device, self._dtype = encoder, torch.device(device), PRECISIONS[precision]
         self._size = size
         self._labels = LabelPropagator(neighbours, gaps, first)
         self._reduce, self._subcells, self.align_corners = reduce, subcells, align_corners
@@ -119,11 +119,11 @@ class VideoPropagator:
         """
         height, width = shape = self._check_frames(frames)
         width, height = self._size(width, height) if callable(self._size) else self._size
-        pictures = [torch.from_numpy(np.ascontiguousarray(frame)).to(self._device) for frame in frames]
+        pictures = [torch.from_numpy(np.ascontiguousarray(frame)).to(self.device) for frame in frames]
         resized = [resize(picture.permute(2, 0, 1).float() / 255, (height, width)) for picture in pictures]
         # [N,3,H,W] with the channels last in memory: convolutions are a sixth faster that way.
         batch = torch.stack(resized).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             features = self._encoder.encode(batch).float()
         if self._frame_shape is None:
             _check_features(features, len(frames))
@@ -240,7 +240,7 @@ class VideoPropagator:
         """Index mask [H,W] to the share of each id in every part of the cells of a map [h,w], [m,n*n,h,w]."""
         n = self._subcells
         shape = n * shape[0], n * shape[1]
-        index = torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
+        index = torch.from_numpy(np.ascontiguousarray(mask)).to(self.device)
         if self._reduce == "nearest":
             index = F.interpolate(index[None, None].float(), shape, mode="nearest-exact")[0, 0]
             labels = torch.stack([index == i for i in ids]).float()

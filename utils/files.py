@@ -55,6 +55,12 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         raise _as_user_error(error, path, temporary) from error
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8; it is whole or not there (`replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """`UserError` where something is at `path` and `--overwrite` is not given."""
     if os.path.lexists(path) and not overwrite:
