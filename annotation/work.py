@@ -15,8 +15,8 @@ import numpy as np
 from annotation.doubtful import doubtful_frames
 from annotation.session import Session
 from inference.confidence import LostWatch, Row, confidences, read_table, write_table
-from inference.exports.formats import FORMATS, Options, writer
-from inference.exports.results import read_results
+from inference.exports.formats import FORMATS, writer
+from inference.exports.results import Options, read_results
 from inference.pipeline import FrameResult, Job, Pass, merged
 from inference.results import SequenceFiles
 from models.propagation import VideoPropagator

@@ -30,8 +30,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from inference.exports.annotations import write_frames
-from inference.exports.formats import FORMATS, Format, Options, writer
-from inference.exports.results import ResultSequence, read_results
+from inference.exports.formats import FORMATS, Format, writer
+from inference.exports.results import Options, ResultSequence, read_results
 from utils.console import start_console
 from utils.errors import UserError, run_script
 from utils.files import new_folder

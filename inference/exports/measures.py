@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from inference.exports.annotations import Labels
-from inference.exports.results import ResultSequence
+from inference.exports.results import Options, ResultSequence
 from inference.exports.shapes import box
 from utils.files import replacing
 
@@ -20,7 +19,7 @@ COLUMNS = ("sequence", "frame", "name", "time", "object", "label", "area", "cent
            "box_width", "box_height", "perimeter", "orientation", "confidence", "lost")
 
 
-def write_csv(sequences: Sequence[ResultSequence], out: Path, labels: Labels) -> None:
+def write_csv(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
     """A row for every object in every frame; fields that do not exist there are empty.
 
     Pixels are counted from the centre of the top left one, (0, 0). `area` [pixels]; `perimeter` [pixels] along the
@@ -37,11 +36,11 @@ def write_csv(sequences: Sequence[ResultSequence], out: Path, labels: Labels) ->
                     sure = sequence.confidence.get((frame, k))
                     writer.writerow((
                         sequence.name, sequence.numbers[index], frame, "" if time is None else f"{time:.6f}", k,
-                        labels[k], *_measured((mask == k).astype(np.uint8)),
+                        options.names[k], *_measured((mask == k).astype(np.uint8)),
                         *(("", "") if sure is None else (f"{sure.trust:.4f}", int(sure.lost)))))
 
 
-def write_label_stack(sequences: Sequence[ResultSequence], out: Path) -> None:
+def write_label_stack(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
     """One TIFF file with a page a frame, uint8 ids, 0 is background."""
     (sequence,) = sequences
     with replacing(out) as temporary:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from inference.exports.results import ResultSequence
+from inference.exports.results import Options, ResultSequence
 from inference.writer import H264, PRORES_4444, VP9_ALPHA, Encoding, VideoWriter
 from utils.errors import UserError
 from utils.files import replacing
@@ -17,13 +17,11 @@ from utils.files import replacing
 WITH_ALPHA = {".webm": VP9_ALPHA, ".mov": PRORES_4444}
 BLUR_SHARE = 1 / 40  # of the picture's height: standard deviation of a blurred background
 
-Fill = Callable[[np.ndarray], np.ndarray]  # a frame, uint8 RGB [H,W,3], to its background
 
-
-def write_cutout(sequences: Sequence[ResultSequence], out: Path, *, objects: Sequence[int], feather: float) -> None:
+def write_cutout(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
     """The objects before nothing: a video with alpha, or PNGs where `out` is a folder."""
     (sequence,) = sequences
-    cut = (np.dstack([picture, alpha]) for picture, alpha in _alphas(sequence, objects, feather))
+    cut = (np.dstack([picture, alpha]) for picture, alpha in _alphas(sequence, options))
     if not out.is_dir():
         _write_movie(sequence, out, WITH_ALPHA[out.suffix.lower()], cut)
         return
@@ -32,21 +30,20 @@ def write_cutout(sequences: Sequence[ResultSequence], out: Path, *, objects: Seq
             temporary.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1].tobytes())
 
 
-def write_background(sequences: Sequence[ResultSequence], out: Path, *, objects: Sequence[int], feather: float,
-                     fill: Fill) -> None:
+def write_background(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
     """The objects before another background, as H.264."""
-    (sequence,) = sequences
+    (sequence,), fill = sequences, read_fill(options.fill)
 
     def composed() -> Iterator[np.ndarray]:
-        for picture, alpha in _alphas(sequence, objects, feather):
+        for picture, alpha in _alphas(sequence, options):
             share = alpha[..., None].astype(np.float32) / 255
             yield (picture * share + fill(picture) * (1 - share)).round().astype(np.uint8)
 
     _write_movie(sequence, out, H264, composed())
 
 
-def read_fill(words: str) -> Fill:
-    """`blur` or `#rrggbb` to what makes a frame's background; `UserError` for anything else."""
+def read_fill(words: str) -> Callable[[np.ndarray], np.ndarray]:
+    """`blur` or `#rrggbb` to what makes a frame's background, both uint8 RGB [H,W,3]; `UserError` for anything else."""
     if words == "blur":
         return lambda picture: cv2.GaussianBlur(picture, (0, 0), len(picture) * BLUR_SHARE)
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", words):
@@ -55,12 +52,11 @@ def read_fill(words: str) -> Fill:
     return lambda picture: np.broadcast_to(color, picture.shape)
 
 
-def _alphas(sequence: ResultSequence, objects: Sequence[int],
-            feather: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each frame, uint8 RGB [H,W,3], with what is seen of it, uint8 [H,W]; `feather`: standard deviation [pixels]."""
+def _alphas(sequence: ResultSequence, options: Options) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each frame, uint8 RGB [H,W,3], with what is seen of it, uint8 [H,W]."""
     for picture, mask in zip(sequence.pictures(), sequence.masks()):
-        alpha = np.isin(mask, objects).astype(np.uint8) * 255
-        yield picture, cv2.GaussianBlur(alpha, (0, 0), feather) if feather else alpha
+        alpha = np.isin(mask, options.objects).astype(np.uint8) * 255
+        yield picture, cv2.GaussianBlur(alpha, (0, 0), options.feather) if options.feather else alpha
 
 
 def _write_movie(sequence: ResultSequence, out: Path, encoding: Encoding, pictures: Iterator[np.ndarray]) -> None:

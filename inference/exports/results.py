@@ -1,14 +1,15 @@
-"""The results of a run as the exports read them: masks, names, times, frames and confidence of each sequence."""
+"""What exports are made of: the masks, names, times, frames and confidence of each sequence, and options."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from datasets.filelists import files_by_stem, visible_folders
+from datasets.filelists import MASK_SUFFIXES, files_by_stem, visible_folders
 from datasets.own_video import open_video
 from datasets.video import OwnVideo
 from inference.confidence import Row, read_table
@@ -16,7 +17,15 @@ from utils.errors import UserError
 from utils.masks import object_ids, read_mask
 from utils.run_record import RECORD
 
-MASK_SUFFIXES = {".png"}
+
+class Options(NamedTuple):
+    """How an export is made; each format has its own of them."""
+
+    names: Mapping[int, str]  # label of each object id
+    objects: Sequence[int]  # that a picture shows
+    polygons: bool = False  # outlines instead of exact masks
+    feather: float = 0  # of a border: standard deviation of its blur [pixels]
+    fill: str = "#00ff00"  # of a background: a colour, or "blur"
 
 
 class ResultSequence:
