@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from utils.config import REPOSITORY
 from utils.errors import run_script
-from utils.files import replacing
+from utils.files import write_text
 
 REFERENCE = REPOSITORY / "docs/CLI.md"
 COMMANDS = ("trainColorNetDUL_benchmark", "infer_vos_dul", "evaluation_method", "tools.annotate", "tools.export",
@@ -29,31 +30,19 @@ config: `python -m utils.config`.
 """
 
 
-class _FoundError(Exception):
-    """Carries a parser out of the command that built it."""
-
-
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser that a command builds; nothing else of the command runs."""
-    def found(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise _FoundError(parser)
-
-    module = importlib.import_module(command)
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", found):
-        try:
-            getattr(module, "parse_arguments", module.main)([])
-        except _FoundError as error:
-            return error.args[0]
-    raise RuntimeError(f"{command} builds no parser")
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True, side_effect=SystemExit) as parse, \
+            suppress(SystemExit):
+        importlib.import_module(command).main([])
+    return parse.call_args.args[0]
 
 
 def section(command: str) -> str:
     """A command's heading, its description and a table of its options."""
     parser = parser_of(command)
-    lines = (parser.description or importlib.import_module(command).__doc__ or "").strip().splitlines()
-    path = command.replace(".", "/") + ".py"
-    rest = "\n".join(lines[1:]).strip("\n")
-    text = f"## {path}\n{lines[0]}\n" + (f"```\n{rest}\n```\n" if rest else "")
+    first, _, rest = (parser.description or "").strip().partition("\n\n")
+    text = f"## {command.replace('.', '/')}.py\n{first}\n```\n{rest}\n```\n"
     return text + "\n| option | default | meaning |\n|---|---|---|\n" + "\n".join(rows(parser)) + "\n"
 
 
@@ -83,11 +72,5 @@ def reference() -> str:
     return "\n".join([INTRODUCTION, *map(section, COMMANDS)])
 
 
-def main() -> None:
-    """Write the file."""
-    with replacing(REFERENCE) as temporary:
-        temporary.write_text(reference(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: write_text(REFERENCE, reference()))

@@ -46,7 +46,10 @@ SETTINGS = REPOSITORY / "configs/first_try.yaml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make data, train, predict and evaluate before and after, show."""
-    args = parse_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
     start, folder = time.time(), fresh_folder(args.output)
     clips = make_data(folder / "data", args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
@@ -59,14 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     best = max(FEATURE_KEYS, key=lambda key: scores["trained", key])
     sheet = write_sheet(folder, clips, best)
     return report(folder, scores, sheet, time.time() - start)
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Where to and which seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
 
 
 def fresh_folder(path: Path) -> Path:

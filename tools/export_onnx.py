@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
@@ -31,21 +30,21 @@ from utils.files import refuse_existing, replacing
 EXAMPLE = (2, 3, 64, 96)  # frames that are traced; no side equals another
 
 
-class Encoder(nn.Module):
-    """What is exported: `Branches.encode` as a forward pass."""
+class Encoder(Branches):
+    """What is exported: `encode` as the forward pass."""
 
-    def __init__(self, branches: Branches):
-        super().__init__()
-        self.branches = branches
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """RGB frames in [0,1], [N,3,H,W], to unit features [N,C,H/8,W/8]."""
-        return self.branches.encode(frames)
+    forward = Branches.encode
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, trace, write."""
-    args = parse_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model file, released or from training")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    parser.add_argument("--features", choices=FEATURE_KEYS, help="default: merge, or color of a model without a global "
+                        "head")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    args = parser.parse_args(argv)
     refuse_existing(args.out, args.overwrite)
     missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
     if missing:
@@ -53,27 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                         "requirements-onnx.txt")
     model = load_model(args.model)
     key = args.features or ("merge" if model.has_global else "color")
-    write_onnx(Branches(model, key), args.out)
+    write_onnx(Encoder(model, key), args.out)
     print(f"{args.out}: features {key}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="model file, released or from training")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
-    parser.add_argument("--features", choices=FEATURE_KEYS, help="default: merge, or color of a model without a global "
-                        "head")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
-    return parser.parse_args(argv)
-
-
-def write_onnx(branches: Branches, path: Path) -> None:
+def write_onnx(encoder: Encoder, path: Path) -> None:
     """Write an encoder whose batch, height and width are free."""
     sides = {0: torch.export.Dim("N"), 2: 8 * torch.export.Dim("h"), 3: 8 * torch.export.Dim("w")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's exporter about PyTorch
-        program: Any = torch.onnx.export(Encoder(branches).eval(), (torch.rand(EXAMPLE),), dynamo=True, verbose=False,
+        program: Any = torch.onnx.export(encoder.eval(), (torch.rand(EXAMPLE),), dynamo=True, verbose=False,
                                          input_names=["frames"], output_names=["features"],
                                          dynamic_shapes={"frames": sides})
     shape = program.model.graph.outputs[0].shape

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +31,8 @@ from datasets.video_file import VideoFile, holds_video
 from utils.config import load_train_config
 from utils.console import start_console
 from utils.errors import UserError, run_script
+from utils.files import new_folder, write_text
+from utils.overlay import write_jpeg
 
 # Files of these names have to be videos; others in a folder are passed over where they are none.
 VIDEO_SUFFIXES = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".vob",
@@ -111,33 +112,18 @@ def decode_video(video: Path, folder: Path, short_side: int, quality: int) -> bo
     except UserError as error:
         logger.warning("%s", error)
         return False
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
-        partial.mkdir(parents=True)
-        write_frames(opened, partial, short_side, quality)
-        record = {"source": video.name, "fps": float(opened.rate), "frames": len(opened)}
-        (partial / "video.json").write_text(json.dumps(record) + "\n")
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} could not be written ({error.strerror}); free some space or give another --root") \
-            from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    logger.info("%s: %d frames at %.3g frames a second", folder, len(opened), opened.rate)
-    return True
-
-
-def write_frames(video: VideoFile, folder: Path, short_side: int, quality: int) -> None:
-    """Write all frames of a video as JPEGs, reduced to the short side."""
-    width, height = video.size
+    width, height = opened.size
     scale = min(1.0, short_side / min(height, width))
     size = max(round(width * scale), 1), max(round(height * scale), 1)
-    for name, frame in zip(video.names, tqdm(video.frames(), folder.name.strip("."), len(video), unit="frame",
-                                             leave=False)):
-        reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        _, data = cv2.imencode(".jpg", reduced[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        (folder / f"{name}.jpg").write_bytes(data.tobytes())
+    frames = tqdm(opened.frames(), folder.name, len(opened), unit="frame", leave=False)
+    with new_folder(folder) as partial:
+        for name, frame in zip(opened.names, frames):
+            reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            write_jpeg(partial / f"{name}.jpg", reduced, quality, sync=False)
+        record = {"source": video.name, "fps": float(opened.rate), "frames": len(opened)}
+        write_text(partial / "video.json", json.dumps(record) + "\n")
+    logger.info("%s: %d frames at %.3g frames a second", folder, len(opened), opened.rate)
+    return True
 
 
 if __name__ == "__main__":

@@ -27,7 +27,14 @@ from utils.values import parse_json, read_text
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, reduce, write, and load once what was written."""
-    args = parse_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="final.pth of a training run")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--source", required=True, help="in words, what it was trained on and under which licences")
+    parser.add_argument("--score", type=Path, nargs="*", default=[], metavar="RESULTS",
+                        help="results-val.json files of the evaluation command, their run.json beside them")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    args = parser.parse_args(argv)
     refuse_existing(args.out, args.overwrite)
     contents = read_checkpoint(args.model)
     provenance, settings, config = (contents.get(key) for key in ("provenance", "settings", "train_config"))
@@ -38,18 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_checkpoint(args.out, published(contents, args.source, scores))
     load_model(args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="final.pth of a training run")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write")
-    parser.add_argument("--source", required=True, help="in words, what it was trained on and under which licences")
-    parser.add_argument("--score", type=Path, nargs="*", default=[], metavar="RESULTS",
-                        help="results-val.json files of the evaluation command, their run.json beside them")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
-    return parser.parse_args(argv)
 
 
 def published(contents: dict[str, Any], source: str, scores: list[dict[str, Any]]) -> dict[str, Any]:

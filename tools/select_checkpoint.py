@@ -38,7 +38,14 @@ NOT_MODELS = ("last.pth", "previous.pth", "fresh.pth")  # the newest epoch again
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Find checkpoints and pairs, measure, print the table."""
-    args = parse_arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("snapshots", type=Path, help="a run's snapshot folder")
+    parser.add_argument("--frames", type=Path, required=True, help="folders of frames, one a video, in any depth")
+    parser.add_argument("--gaps", type=int, nargs="+", default=[15, 30], help="frames between the two of a pair")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs of each gap from a video, evenly spread")
+    parser.add_argument("--size", type=int, nargs=2, default=[432, 240], metavar=("W", "H"), help="[pixels]")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n")
+    args = parser.parse_args(argv)
     if any(side <= 0 or side % 8 for side in args.size):
         raise UserError(f"--size is a width and a height [pixels], multiples of 8; it is {args.size[0]} {args.size[1]}")
     checkpoints = sorted(path for path in args.snapshots.glob("*.pth") if path.name not in NOT_MODELS)
@@ -54,20 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in tqdm(checkpoints, unit="checkpoint", disable=None):
         model = load_model(path, resolve_device(args.device))
         temperature = read_checkpoint(path)["train_config"]["TEMP"]
-        rows.append((path.name, [mean_error(model, drawn, args.size, temperature) for drawn in pairs.values()]))
+        errors = [np.mean([pair_error(model, pair, args.size, temperature) for pair in drawn])
+                  for drawn in pairs.values()]
+        rows.append((path.name, errors))
     print_table(rows, args.gaps)
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("snapshots", type=Path, help="a run's snapshot folder")
-    parser.add_argument("--frames", type=Path, required=True, help="folders of frames, one a video, in any depth")
-    parser.add_argument("--gaps", type=int, nargs="+", default=[15, 30], help="frames between the two of a pair")
-    parser.add_argument("--pairs", type=int, default=4, help="pairs of each gap from a video, evenly spread")
-    parser.add_argument("--size", type=int, nargs=2, default=[432, 240], metavar=("W", "H"), help="[pixels]")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n")
-    return parser.parse_args(argv)
 
 
 def draw_pairs(videos: Sequence[Video], gap: int, count: int) -> Iterator[tuple[Path, Path]]:
@@ -79,16 +76,11 @@ def draw_pairs(videos: Sequence[Video], gap: int, count: int) -> Iterator[tuple[
                 yield video.frames[start], video.frames[start + gap]
 
 
-def mean_error(model: ColorNet, pairs: Sequence[tuple[Path, Path]], size: tuple[int, int], temperature: float) -> float:
-    """Mean absolute error of the rebuilt Lab colours over all pairs [percent]."""
-    return float(np.mean([pair_error(model, np.stack([read_resized(path, size) for path in pair]), temperature)
-                          for pair in pairs]))
-
-
 @torch.inference_mode()
-def pair_error(model: ColorNet, frames: np.ndarray, temperature: float) -> float:
-    """Error [percent] of the second of two frames uint8 RGB [2,H,W,3] rebuilt from the first."""
+def pair_error(model: ColorNet, pair: tuple[Path, Path], size: tuple[int, int], temperature: float) -> float:
+    """Mean absolute error [percent] of the Lab colours of the second frame, rebuilt from the first at `size` (W, H)."""
     device = next(model.parameters()).device
+    frames = np.stack([cv2.resize(read_frame(path), tuple(size), interpolation=cv2.INTER_AREA) for path in pair])
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
     target = color_target(frames, "LAB", clip=False).to(device)  # [2,3,H,W]
     features = model(imagenet_normalise(images), local=True, dense=False).q_color  # [2,C,h,w]
@@ -96,12 +88,7 @@ def pair_error(model: ColorNet, frames: np.ndarray, temperature: float) -> float
     return 100 * float((rebuilt_pixels(rebuilt[0, 0], features, target) - target[1]).abs().mean())
 
 
-def read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A frame uint8 RGB at `size` = (width, height)."""
-    return cv2.resize(read_frame(path), tuple(size), interpolation=cv2.INTER_AREA)
-
-
-def print_table(rows: list[tuple[str, list[float]]], gaps: Sequence[int]) -> None:
+def print_table(rows: Sequence[tuple[str, Sequence[np.floating]]], gaps: Sequence[int]) -> None:
     """The checkpoints, best first."""
     width = max(len(name) for name, _ in rows)
     print(f"{'checkpoint':{width}}" + "".join(f"{f'{gap} frames':>12}" for gap in gaps) + f"{'mean':>10}   (error, %)")

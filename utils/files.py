@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -69,8 +68,8 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 
 def _as_user_error(error: OSError, path: Path, temporary: Path) -> UserError:
     reason = error.strerror or error
-    if error.filename is not None and os.fspath(error.filename) not in {*map(str, (path, temporary)),
-                                                                       *map(str, path.parents)}:
+    failed = path if error.filename is None else Path(os.fsdecode(error.filename))
+    if failed not in (path, *path.parents) and temporary not in (failed, *failed.parents):
         return UserError(f"{error.filename}: {reason}; it is needed for {path}; check that file")
     remedy = REMEDIES.get(error.errno or 0, "free some space or choose a folder you may write to")
     return UserError(f"{path} could not be written: {reason}; {remedy}")
@@ -182,14 +181,13 @@ def _remove_leftovers(top: Path) -> None:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which must not exist; when the block ends well, rename it to `path`."""
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)
-    except OSError as error:
-        raise UserError(f"{path} could not be created: {error.strerror}; choose a folder you may write to") from error
-    try:
+        temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(path)
+    except OSError as error:
+        raise _as_user_error(error, path, temporary) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
