@@ -37,6 +37,7 @@ import torch
 
 from datasets.evaluation_video import ListedVideo
 from datasets.filelists import EvaluationSequence, find_list
+from datasets.keypoint_sets import read_badja_set, read_jhmdb_set
 from datasets.own_video import open_video
 from datasets.points import read_points
 from datasets.video import result_name
@@ -47,7 +48,7 @@ from inference.points import write_points, write_tables
 from inference.refinement import Refinement
 from inference.results import PRODUCTS, ResultFolder, claim_tables, describe_method
 from inference.run import Preparation, Run, Task
-from inference.sources import add_sources, read_keypoints, read_sequences, source_flag, source_record, split_by_length
+from inference.sources import add_sources, read_sequences, source_flag, source_record, split_by_length
 from models import load_model
 from models.features import load_features, needs_model, weight_files
 from models.neighbours import METHODS
@@ -274,7 +275,7 @@ def infer_points(args: argparse.Namespace, settings: Settings, device: torch.dev
 
 def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
     """The videos of JHMDB or BADJA, with the joints of their first annotated frame."""
-    sequences = read_keypoints(args)
+    sequences = read_jhmdb_set(args.jhmdb, args.sequences) if args.jhmdb else read_badja_set(args.badja, args.sequences)
     prepare = preparation(args, settings, device, StageClock(device))
     folder, names = args.mask_output_dir / f"{folder_name(settings.TEST.KEY)}_points", [one.name for one in sequences]
     with claim_tables(folder, names, describe(args, settings, device), keep=args.keep_finished,

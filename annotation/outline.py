@@ -17,7 +17,7 @@ REACH = 320  # [pixels] of a line that follows a border, to each side; a map of 
 CANNY, STRONGEST = (32, 100), 200  # thresholds of what is an edge; a gradient from which on all are alike
 
 
-def cut_box(frame: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+def cut_box(frame: np.ndarray, box: Sequence[int]) -> np.ndarray:
     """The object in a box.
 
     Args:

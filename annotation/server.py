@@ -8,6 +8,7 @@ objects by number, never files.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import json
 import logging
@@ -51,7 +52,8 @@ class Server:
         self._session, self._work, self._hosts = session, work, hosts
         # Cookies do not know ports, so that two videos' servers must not share a name.
         self._cookie = f"annotation_{secrets.token_hex(4)}"
-        self._lines: dict[tuple[int, tuple[int, ...]], BorderLines] = {}  # the last ones, by frame and place
+        # A pointer that moves asks for many lines of one frame from one place.
+        self._lines = functools.lru_cache(1)(lambda number, start: BorderLines(session.frame(number), start))
 
     def application(self) -> web.Application:
         """The routes behind their checks."""
@@ -103,64 +105,57 @@ class Server:
         words = [request.query.get(name, "0") for name in ("since", "frame")]
         if not all(word.isdecimal() and len(word) < 10 for word in words):
             raise web.HTTPBadRequest(text="since and frame are whole numbers")
-        return web.json_response(await _in_thread(self._work.state, *map(int, words)))
+        return web.json_response(await asyncio.to_thread(self._work.state, *map(int, words)))
 
     async def _picture(self, request: web.Request) -> web.StreamResponse:
-        data = await _in_thread(self._session.picture, _number(request))
+        data = await asyncio.to_thread(self._session.picture, _number(request))
         return web.Response(body=data, content_type="image/jpeg")
 
     async def _mask(self, request: web.Request) -> web.StreamResponse:
-        shown = await _in_thread(self._session.mask, _number(request))
+        shown = await asyncio.to_thread(self._session.mask, _number(request))
         return web.Response(body=zlib.compress(shown.ids.tobytes(), 1), content_type="application/octet-stream",
                             headers={"X-Source": shown.source, "X-Revision": str(shown.revision)})
 
     async def _give(self, request: web.Request) -> web.StreamResponse:
         (ids,) = _masks(await request.read(), 1, self._session)
-        revision = await _in_thread(self._session.give, _number(request), ids, _revision(request))
+        revision = await asyncio.to_thread(self._session.give, _number(request), ids, _revision(request))
         return web.json_response({"revision": revision})
 
     async def _withdraw(self, request: web.Request) -> web.StreamResponse:
-        revision = await _in_thread(self._session.withdraw, _number(request), _revision(request))
+        revision = await asyncio.to_thread(self._session.withdraw, _number(request), _revision(request))
         return web.json_response({"revision": revision})
 
     async def _cut(self, request: web.Request) -> web.StreamResponse:
         """The object in `?box=x,y,width,height`, or of the body's three masks: so far, inside, outside."""
-        frame = await _in_thread(self._session.frame, _number(request))
+        frame = await asyncio.to_thread(self._session.frame, _number(request))
         if "box" in request.query:
             box = _pixels(request, "box", "x,y,width,height")
-            found = await _in_thread(cut_box, frame, box)
+            found = await asyncio.to_thread(cut_box, frame, box)
         else:
             hints = [mask > 0 for mask in _masks(await request.read(), 3, self._session)]
-            found = await _in_thread(cut_scribbles, frame, *hints)
+            found = await asyncio.to_thread(cut_scribbles, frame, *hints)
         return web.Response(body=zlib.compress(found.astype(np.uint8).tobytes(), 1),
                             content_type="application/octet-stream")
 
     async def _line(self, request: web.Request) -> web.StreamResponse:
         """The line along the object's border `?from=x,y&to=x,y`, a list of [x, y]."""
         start, end = (_pixels(request, name, "x,y") for name in ("from", "to"))
-        line = await _in_thread(self._follow, _number(request), start, end)
-        return web.json_response(line.tolist())
-
-    def _follow(self, number: int, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
-        lines = self._lines.get((number, start))
-        if lines is None:  # a pointer that moves asks for many lines from one place
-            lines = BorderLines(self._session.frame(number), start)
-            self._lines = {(number, start): lines}
-        return lines.to(end)
+        lines = await asyncio.to_thread(self._lines, _number(request), start)
+        return web.json_response((await asyncio.to_thread(lines.to, end)).tolist())
 
     async def _add_object(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"id": await _in_thread(self._session.add_object)})
+        return web.json_response({"id": await asyncio.to_thread(self._session.add_object)})
 
     async def _change_object(self, request: web.Request) -> web.StreamResponse:
-        await _in_thread(self._session.change_object, int(request.match_info["id"]), await _json(request))
+        await asyncio.to_thread(self._session.change_object, int(request.match_info["id"]), await _json(request))
         return web.json_response({})
 
     async def _delete_object(self, request: web.Request) -> web.StreamResponse:
-        await _in_thread(self._work.delete_object, int(request.match_info["id"]))
+        await asyncio.to_thread(self._work.delete_object, int(request.match_info["id"]))
         return web.json_response({})
 
     async def _carry(self, request: web.Request) -> web.StreamResponse:
-        await _in_thread(self._work.carry, (await _json(request)).get("direction"))
+        await asyncio.to_thread(self._work.carry, (await _json(request)).get("direction"))
         return web.json_response({})
 
     async def _stop(self, request: web.Request) -> web.StreamResponse:
@@ -168,7 +163,7 @@ class Server:
         return web.json_response({})
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
-        path = await _in_thread(self._work.export, (await _json(request)).get("format"))
+        path = await asyncio.to_thread(self._work.export, (await _json(request)).get("format"))
         return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{path.name}"'})
 
 
@@ -192,11 +187,6 @@ async def _said(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _refusal(status: int, words: str) -> web.Response:
     return web.json_response({"error": words}, status=status, headers=HEADERS)
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The page goes on while something is decoded, cut or written."""
-    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 
 def _number(request: web.Request) -> int:

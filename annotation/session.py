@@ -7,10 +7,10 @@ In the output folder, beside what `infer_vos_dul.py --video` writes (`<key>_vos`
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,11 @@ class Session:
         folder: where everything is kept; what is there from an earlier session goes on.
         results: the folder of the result masks, `<key>_vos/<name>`.
 
+    Attributes:
+        given, found: numbers of the frames with a mask given, and with a result.
+        objects: by id.
+        picture: frame number to JPEG; `KeyError` where there is none.
+
     Raises:
         UserError: files of an earlier session do not fit the video or cannot be read.
     """
@@ -56,11 +61,11 @@ class Session:
     def __init__(self, video: OwnVideo, folder: Path, results: Path):
         self.video, self.folder, self.results = video, folder, results
         self._lock = threading.RLock()
-        self._frames: OrderedDict[int, bytes] = OrderedDict()
+        self.picture = functools.lru_cache(FRAMES_HELD)(self._encoded)
         self._revisions: dict[int, int] = {}
         self._numbers = {name: number for number, name in enumerate(video.names)}
         self.given = self._masks_in(folder / "given")
-        self._found = self._masks_in(results)
+        self.found = self._masks_in(results)
         self.objects = self._read_objects()
 
     # --- frames ---
@@ -68,20 +73,6 @@ class Session:
         """Frame `number`, uint8 RGB [H,W,3]; `KeyError` where there is none."""
         self._refuse_unknown(number)
         return self.video.frame(number)
-
-    def picture(self, number: int) -> bytes:
-        """Frame `number` as JPEG; `KeyError` where there is none."""
-        with self._lock:
-            if number in self._frames:
-                self._frames.move_to_end(number)
-                return self._frames[number]
-        quality = [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY]
-        data = cv2.imencode(".jpg", self.frame(number)[..., ::-1], quality)[1].tobytes()
-        with self._lock:
-            self._frames[number] = data
-            while len(self._frames) > FRAMES_HELD:
-                self._frames.popitem(last=False)
-        return data
 
     # --- masks ---
     def mask(self, number: int) -> FrameMask:
@@ -131,20 +122,16 @@ class Session:
     def result_changed(self, number: int) -> None:
         """A result of frame `number` has been written; the frame shows it where no mask is given."""
         with self._lock:
-            self._found.add(number)
+            self.found.add(number)
             if number not in self.given:
                 self._changed(number)
-
-    def has_result(self, number: int) -> bool:
-        """Whether frame `number` has a result."""
-        return number in self._found
 
     def result_ranges(self) -> list[tuple[int, int]]:
         """Where there are results: ranges of frame numbers, each from its first to before its last one's next."""
         with self._lock:
-            numbers = sorted(self._found)
-            starts = [number for number in numbers if number - 1 not in self._found]
-            stops = [number + 1 for number in numbers if number + 1 not in self._found]
+            numbers = sorted(self.found)
+            starts = [number for number in numbers if number - 1 not in self.found]
+            stops = [number + 1 for number in numbers if number + 1 not in self.found]
         return list(zip(starts, stops))
 
     def revision(self, number: int) -> int:
@@ -180,7 +167,7 @@ class Session:
         """Remove object `k` and its pixels from every mask."""
         with self._lock:
             self.objects.pop(k, None)
-            for number in sorted(self.given | self._found):
+            for number in sorted(self.given | self.found):
                 for file in (self._given_file(number), self._result_file(number)):
                     if file.is_file() and k in object_ids(ids := read_mask(file)):
                         write_mask(file, np.where(ids == k, 0, ids))
@@ -188,6 +175,10 @@ class Session:
             self._write_objects()
 
     # --- inner parts ---
+    def _encoded(self, number: int) -> bytes:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, FRAME_QUALITY]
+        return cv2.imencode(".jpg", self.frame(number)[..., ::-1], quality)[1].tobytes()
+
     def _given_file(self, number: int) -> Path:
         return self.folder / "given" / f"{self.video.names[number]}.png"
 
@@ -215,7 +206,7 @@ class Session:
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path} does not hold the objects of an annotation ({error!r}); mend it, or give "
                                 "another --output") from error
-        files = [self._given_file(number) for number in self.given] + [self._result_file(n) for n in self._found]
+        files = [self._given_file(number) for number in self.given] + [self._result_file(n) for n in self.found]
         for k in sorted({k for file in files for k in object_ids(read_mask(file))} - set(objects)):
             objects[k] = _new_object(k)
         return objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -52,8 +53,7 @@ class Work:
         self._both, self._error = False, ""
         self._model = "the model is being loaded"
         self._new_propagator: Callable[[], VideoPropagator] | None = None
-        self._doubtful: list[int] = []  # the answer of `doubtful`,
-        self._doubted: tuple[object, ...] | None = None  # and what it was made of
+        self._doubtful_of = functools.lru_cache(1)(self._find_doubtful)
         self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self._loading.start()
 
@@ -120,13 +120,7 @@ class Work:
 
     def doubtful(self) -> list[int]:
         """The frames that are best corrected next."""
-        known = len(self._news), tuple(sorted(self._session.given)), tuple(self._session.objects)
-        if known != self._doubted:
-            confidence: dict[int, dict[int, float]] = {k: {} for k in self._session.objects}
-            for row in self._news[:known[0]]:
-                confidence.get(row.object, {})[row.frame] = row.trust  # a later row of a frame replaces an earlier one
-            self._doubtful, self._doubted = doubtful_frames(confidence, known[1]), known
-        return self._doubtful
+        return self._doubtful_of(len(self._news), frozenset(self._session.given), frozenset(self._session.objects))
 
     def state(self, since: int, frame: int) -> dict[str, Any]:
         """What does: rows of confidence after the first `since`, the revision of `frame`, objects, progress."""
@@ -139,6 +133,12 @@ class Work:
                 "command": self._command(session.given_files(), self._both)}
 
     # --- inner parts ---
+    def _find_doubtful(self, rows: int, given: frozenset[int], objects: frozenset[int]) -> list[int]:
+        confidence: dict[int, dict[int, float]] = {k: {} for k in objects}
+        for row in self._news[:rows]:
+            confidence.get(row.object, {})[row.frame] = row.trust  # a later row of a frame replaces an earlier one
+        return doubtful_frames(confidence, given)
+
     def _load(self, load: Callable[[], Callable[[], VideoPropagator]]) -> None:
         try:
             self._new_propagator = load()
@@ -177,16 +177,11 @@ class Work:
             for result in backward.carry(new_propagator()):
                 self._count()
                 # Between two masks this is half of the answer, which is better than none until the other half is there.
-                if result.number < job.first or not self._session.has_result(result.number):
+                if result.number < job.first or result.number not in self._session.found:
                     yield result
-        whole, before = backward.done == len(backward.order), forward.done
-        if not whole:
-            fresh = forward.carry(new_propagator()) if direction == "forward" else iter(())
-        else:
-            known = job.first + forward.done
-            both = merged(job, forward, backward, new_propagator())
-            fresh = both if direction != "backward" else islice(both, known)
-        for result in fresh:
+        before, whole = forward.done, backward.done == len(backward.order)
+        fresh = merged(job, forward, backward, new_propagator()) if whole else forward.carry(new_propagator())
+        for result in islice(fresh, job.first + forward.done if direction == "backward" else None):
             if forward.done > before:  # not one that was known
                 before = forward.done
                 self._count()

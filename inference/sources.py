@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
-from datasets.keypoint_sets import KeypointSequence, read_badja_set, read_jhmdb_set
 from datasets.video_sets import chosen, read_davis, read_folder_pair, read_vip, read_youtube_vos
 from utils.errors import UserError
 
@@ -58,11 +57,6 @@ def read_sequences(args: argparse.Namespace, root: str | Path) -> list[Evaluatio
         return read_folder_pair(args.frames, args.masks, args.sequences)
     listed = {sequence.name: sequence for sequence in read_evaluation_list(find_list(args.infer_list, root), root)}
     return [listed[name] for name in chosen(list(listed), args.sequences, args.infer_list)]
-
-
-def read_keypoints(args: argparse.Namespace) -> list[KeypointSequence]:
-    """The videos of JHMDB or BADJA that the options name. `UserError` where any lacks its files."""
-    return read_jhmdb_set(args.jhmdb, args.sequences) if args.jhmdb else read_badja_set(args.badja, args.sequences)
 
 
 def source_record(args: argparse.Namespace) -> dict[str, Any]:
