@@ -131,8 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = parse_arguments(argv)
     refuse_contradictions(args)
     start_console()
+    if args.video and not args.mask_output_dir:
+        args.mask_output_dir = Path("output") / result_name(Path(args.video))
     if args.save_frame is not None:
-        save_frame(args.video, args.save_frame, own_output(args), overwrite=args.overwrite)
+        save_frame(args.video, args.save_frame, args.mask_output_dir, overwrite=args.overwrite)
         return None
     settings = load_settings(
         args.cfg, args.set, preset=args.preset, instead=own_video_defaults(args.preset) if args.video else None,
@@ -152,7 +154,7 @@ def choose_model(args: argparse.Namespace, spec: str) -> None:
     with_model = needs_model(spec)
     missing = [name for name, given in (("--mask-output-dir FOLDER", args.mask_output_dir),
                                         ("--resume MODEL", args.resume or not with_model)) if not given]
-    if not args.video and missing:
+    if missing and not args.video:
         raise UserError(f"{source_flag(args)} needs {' and '.join(missing)}")
     for option, given in (("--resume", args.resume), ("--adapt", args.adapt)):
         if given and not with_model:
@@ -207,16 +209,11 @@ def preparation(args: argparse.Namespace, settings: Settings, device: torch.devi
     return adapted
 
 
-def own_output(args: argparse.Namespace) -> Path:
-    """The folder for what comes of `--video`."""
-    return args.mask_output_dir or Path("output") / result_name(Path(args.video))
-
-
 def infer_masks(args: argparse.Namespace, settings: Settings, device: torch.device) -> int | None:
     """The masks of one's own video, or of the sequences of a list, which the processes share."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     root, clock = settings.DATASET.ROOT, StageClock(device)
-    results = ResultFolder(own_output(args) if args.video else args.mask_output_dir, settings.TEST.KEY)
+    results = ResultFolder(args.mask_output_dir, settings.TEST.KEY)
     tasks = [own_task(args, results)] if args.video else [
         listed_task(args, results, sequence)
         for sequence in split_by_length(read_sequences(args, root), processes)[rank]]
@@ -260,7 +257,7 @@ def infer_points(args: argparse.Namespace, settings: Settings, device: torch.dev
     """One video and points of it."""
     video = open_video(args.video, args.fps)
     points = read_points(args.points, video)
-    table, movie = (own_output(args) / f"points.{kind}" for kind in ("csv", "mp4"))
+    table, movie = (args.mask_output_dir / f"points.{kind}" for kind in ("csv", "mp4"))
     for file in [table] if args.no_overlay else [table, movie]:
         refuse_existing(file, args.overwrite)
         if os.path.realpath(file) in map(os.path.realpath, (args.points, args.video)):

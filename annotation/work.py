@@ -167,8 +167,8 @@ class Work:
                  new_propagator: Callable[[], VideoPropagator]) -> Iterator[FrameResult]:
         """The frames whose results change, as they come."""
         job = Job(self._session.video, masks, backward=direction != "forward")
-        forward, backward = (Pass(job, backward=back, folder=self._files.passes / ("backward" if back else "forward"),
-                                  batch_size=self._batch) for back in (False, True))
+        forward, backward = (Pass(job, backward=back, folder=self._files.passes, batch_size=self._batch)
+                             for back in (False, True))
         left = [len(one.order) - one.done for one, wanted in
                 ((backward, direction != "forward"), (forward, direction != "backward")) if wanted]
         self._watch, self._table_due = LostWatch(), 0.0

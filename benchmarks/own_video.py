@@ -105,8 +105,8 @@ def run(job: Job, args: argparse.Namespace) -> list[tuple[float, float]]:
     files = ResultFolder(job.video.path.parent / "out", "merge").sequence(
         "clip", job.video.names, ["video", "sheet", "confidence"], {}, alone=True)
     batch_size = encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE)
-    passes = {backward: Pass(job, backward=backward, batch_size=batch_size,
-                             folder=files.passes / str(backward)) for backward in {False, job.backward}}
+    passes = {backward: Pass(job, backward=backward, folder=files.passes, batch_size=batch_size)
+              for backward in {False, job.backward}}
     if job.backward:
         for _ in passes[True].carry(new_propagator()):
             pass

@@ -71,8 +71,8 @@ class Pass:
     Args:
         job: what is given.
         backward: from the last mask to the start of the video.
-        folder: keeps the predictions there. What it holds already of a pass of the same masks is known; whoever makes
-            this object sees to it that video, model and settings are the same, too.
+        folder: keeps the predictions there, in a folder for each direction. What it holds already of a pass of the
+            same masks is known; whoever makes this object sees to it that video, model and settings are the same, too.
         batch_size: frames encoded at once.
 
     Attributes:
@@ -83,7 +83,7 @@ class Pass:
     def __init__(self, job: Job, *, backward: bool = False, folder: Path | None = None, batch_size: int = 1):
         self._job, self._batch = job, batch_size
         self.order = range(job.last, -1, -1) if backward else range(job.first, len(job.video))
-        self._store = PredictionStore(folder) if folder else None
+        self._store = PredictionStore(folder / ("backward" if backward else "forward")) if folder else None
         self.done = self._store.known(self.order, job.masks) if self._store else 0
         if self.done < len(self.order):
             # The same frames are encoded together again: the last bit of features may depend on the batch.

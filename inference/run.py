@@ -77,8 +77,7 @@ class Run:
         files.begin(self.method)
         new_propagator = self.prepare(job.video.frames(), len(job.video))
         # Predictions are kept until the task is finished, so that it can go on where it ended.
-        passes = {backward: Pass(job, backward=backward, batch_size=self.batch_size,
-                                 folder=files.passes / ("backward" if backward else "forward"))
+        passes = {backward: Pass(job, backward=backward, folder=files.passes, batch_size=self.batch_size)
                   for backward in ([True, False] if job.backward else [False])}
         done = 0
         if job.backward and not self.stop.received:
