@@ -298,11 +298,15 @@ def _run(job: _Job, from_first_frame: bool, protocol: Protocol, score: bool) -> 
         scores = score_proposals((pair for pair in pairs if pair), ids) if unsupervised else \
             score_tracks(pairs, reader.births, protocol.include_first_last)
     except _WrongMasksError:
-        return [*job.problems, *(_line(kind, details) for kind, details in reader.mistakes.items())]
+        return [*job.problems, *mistake_lines(reader.mistakes)]
     return SequenceResult(job.sequence, list(job.truth), scores, job.missing, protocol.task)
 
 
-def _line(kind: str, details: Mapping[str, str]) -> str:
-    """A kind of mistake, the frames that have it, and the detail of the first."""
-    count = f"{len(details)} frames; " * (len(details) > 1)
-    return f"{kind}: {shorten(details)} ({count}the first: {next(iter(details.values()))})"
+def mistake_lines(mistakes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """One line for each kind of mistake: the frames that have it, and the detail of the first, which may be empty."""
+    lines = []
+    for kind, details in mistakes.items():
+        first = next(iter(details.values()))
+        notes = [f"{len(details)} frames"] * (len(details) > 1) + [f"the first: {first}"] * bool(first)
+        lines.append(f"{kind}: {shorten(details)}" + f" ({'; '.join(notes)})" * bool(notes))
+    return lines

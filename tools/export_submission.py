@@ -16,7 +16,8 @@ import argparse
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from datasets.filelists import MASK_SUFFIXES, files_by_stem, natural, visible_folders
 from datasets.video_sets import DAVIS_IMAGES, DAVIS_MASKS, davis_names, youtube_vos_objects
-from evaluation.davis_evaluation import Mistakes, shorten
+from evaluation.davis_evaluation import mistake_lines, shorten
 from utils.errors import UserError, run_script
 from utils.files import refuse_existing, replacing
 from utils.masks import DAVIS_PALETTE, object_ids, read_mask
@@ -76,25 +77,30 @@ def check_sequence(masks: Path, folder: Path, frames: list[str]) -> list[str]:
     if not folder.is_dir():
         return ["the whole sequence is missing"]
     size, known = given[0].shape, sorted({k for mask in given for k in object_ids(mask)})
-    mistakes = Mistakes()
+    mistakes: dict[str, dict[str, str]] = defaultdict(dict)  # kind of mistake -> frame -> detail
     for frame in frames:
-        path = results.get(frame)
-        if path is None:
-            mistakes.note("missing", frame)
-            continue
-        try:
-            mask = read_mask(path)
-        except UserError as error:
-            mistakes.note("no readable index mask", frame, str(error))
-            continue
-        if mask.shape != size:
-            mistakes.note(f"not of the size {size[1]}x{size[0]}", frame, f"{mask.shape[1]}x{mask.shape[0]}")
-        unknown = sorted(set(object_ids(mask)) - set(known))
-        if unknown:
-            mistakes.note(f"ids other than {shorten(known)}", frame, shorten(unknown))
-        elif not has_davis_palette(path, known):
-            mistakes.note("not a palette PNG in DAVIS colours", frame)
-    return mistakes.lines()
+        for kind, detail in mask_mistakes(results.get(frame), size, known):
+            mistakes[kind][frame] = detail
+    return mistake_lines(mistakes)
+
+
+def mask_mistakes(path: Path | None, size: tuple[int, ...], known: list[int]) -> Iterator[tuple[str, str]]:
+    """What the server would reject in a mask: kinds of mistakes, with details that may be empty."""
+    if path is None:
+        yield "missing", ""
+        return
+    try:
+        mask = read_mask(path)
+    except UserError as error:
+        yield "no readable index mask", str(error)
+        return
+    if mask.shape != size:
+        yield f"not of the size {size[1]}x{size[0]}", f"{mask.shape[1]}x{mask.shape[0]}"
+    unknown = sorted(set(object_ids(mask)) - set(known))
+    if unknown:
+        yield f"ids other than {shorten(known)}", shorten(unknown)
+    elif not has_davis_palette(path, known):
+        yield "not a palette PNG in DAVIS colours", ""
 
 
 def has_davis_palette(path: Path, ids: list[int]) -> bool:
