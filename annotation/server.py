@@ -39,13 +39,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """Answers the page.
-
-    Args:
-        session: the work that is shown.
-        work: what carries masks and exports.
-        hosts: values of Host that are ours, such as "127.0.0.1:8123".
-    """
+    """Answers the page; `hosts` are the values of Host that are ours, such as "127.0.0.1:8123"."""
 
     def __init__(self, session: Session, work: Work, hosts: set[str]):
         self.token = secrets.token_urlsafe(24)

@@ -34,8 +34,7 @@ class Work:
     """Carries the masks of a session and tells how far it is; one run at a time.
 
     Args:
-        session: whose masks are carried, and where they go.
-        files: of the results.
+        session, files: whose masks are carried, and where they go.
         load: loads the model and returns what makes new propagators; it is called in a thread.
         command: the words of the command that does the same, for masks given (frame number to file) and whether
             both directions count.

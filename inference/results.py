@@ -88,8 +88,11 @@ class SequenceFiles:
                  *(file(name) for name in frames for file in (self.mask, self.overlay, self.map))]
         return [file for file in files if os.path.lexists(file)]
 
-    def is_complete(self) -> bool:
-        """Whether every mask can be read and every product is there."""
+    def is_finished(self, method: dict[str, Any]) -> bool:
+        """Whether a run of this method recorded its end, every mask can be read and no product is gone."""
+        before = self.recorded()
+        if not before or not before["finished"] or (before["method"], before["source"]) != (method, self.source):
+            return False
         files: dict[str, Iterable[Path]] = {
             "video": [self.video], "sheet": [self.sheet], "confidence": [self.table],
             "overlays": map(self.overlay, self.frames), "maps": map(self.map, self.frames)}
@@ -108,9 +111,7 @@ class SequenceFiles:
 class ResultFolder:
     """What `--mask-output-dir` names: `<root>/<key>_vos` has the masks of all sequences, `<root>/<key>_vis` pictures.
 
-    Args:
-        root: the folder.
-        key: the feature, as TEST.KEY names it.
+    `key` is TEST.KEY.
     """
 
     def __init__(self, root: str | Path, key: str):
@@ -140,7 +141,7 @@ class ResultFolder:
             method = record["method"]
             if not overwrite and (self.masks / RECORD).exists():
                 _refuse_other_method(self.masks / RECORD, method)
-            todo = [files for files in sequences if not (keep and _is_finished(files, method))]
+            todo = [files for files in sequences if not (keep and files.is_finished(method))]
             old = [file for files in todo
                    for file in _replaceable(files, method, inputs, keep=keep, overwrite=overwrite)]
             if overwrite:  # a --continue after this run must not take an old file for a new one
@@ -189,12 +190,6 @@ def describe_method(settings: TestSettings, model: str | Path | None, *, precisi
     return {**resolved(settings), "precision": precision, "propagation": search,
             **({"model_sha256": digest(model)} if model else {}),
             **({"feature_weights": {name: digest(file) for name, file in files.items()}} if files else {})}
-
-
-def _is_finished(files: SequenceFiles, method: dict[str, Any]) -> bool:
-    before = files.recorded()
-    return before is not None and before["finished"] and before["method"] == method \
-        and before["source"] == files.source and files.is_complete()
 
 
 def _replaceable(files: SequenceFiles, method: dict[str, Any], inputs: Sequence[Path], *, keep: bool,

@@ -21,8 +21,7 @@ from utils.files import replacing, write_text
 class PredictionStore:
     """Keeps the predictions of a pass in a folder, a file a frame, to the last bit; memory stays free.
 
-    Args:
-        folder: is made where it is not there. A frame takes about 4*M*h*w bytes, less where objects are small.
+    A frame takes about 4*M*h*w bytes, less where objects are small.
     """
 
     def __init__(self, folder: str | Path):

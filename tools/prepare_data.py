@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -80,11 +80,14 @@ def find_videos(paths: list[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; name a video file or a folder of them")
-        files = [path] if not path.is_dir() else sorted(_videos_in(path, passed_over))
-        if not files:
+        folder = path if path.is_dir() else path.parent
+        files = sorted(file for file in path.rglob("*") if not file.is_dir() and not any(
+            part.startswith(".") for part in file.relative_to(path).parts)) if path.is_dir() else [path]
+        taken = [file for file in files if file == path or file.suffix.lower() in VIDEO_SUFFIXES or holds_video(file)]
+        passed_over += map(str, sorted({*files} - {*taken}))
+        if not taken:
             raise UserError(f"{path} holds no video files; name another folder")
-        for file in files:
-            folder = path if path.is_dir() else file.parent
+        for file in taken:
             name = str(file.relative_to(folder).with_name(result_name(file)))
             if videos.setdefault(name, file) != file:
                 raise UserError(f"{videos[name]} and {file} would both become {name}; rename one of them")
@@ -92,17 +95,6 @@ def find_videos(paths: list[Path]) -> dict[str, Path]:
         more = f" and {len(passed_over) - NAMED_AT_MOST} more" if len(passed_over) > NAMED_AT_MOST else ""
         logger.warning("passed over, since they are no videos: %s%s", ", ".join(passed_over[:NAMED_AT_MOST]), more)
     return videos
-
-
-def _videos_in(folder: Path, passed_over: list[str]) -> Iterator[Path]:
-    """The videos of a folder in any depth; adds the names of other files to `passed_over`."""
-    for file in folder.rglob("*"):
-        if file.is_dir() or any(part.startswith(".") for part in file.relative_to(folder).parts):
-            continue
-        if file.suffix.lower() in VIDEO_SUFFIXES or holds_video(file):
-            yield file
-        else:
-            passed_over.append(str(file))
 
 
 def decode_video(video: Path, folder: Path, short_side: int, quality: int) -> bool:
