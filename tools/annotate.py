@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -98,12 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     functools.partial(command, args, output),
                     batch_size=encoder_batch(device, settings.TEST.INFER_WH, settings.TEST.INPUT_SIZE))
         StopRequest()  # SIGTERM as Ctrl-C, also where the shell that started this in the background ignores the latter
-        try:
+        with contextlib.closing(work), contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(args, session, work))
-        except KeyboardInterrupt:
-            pass
-        finally:
-            work.close()
     logger.info("everything is in %s", output)
 
 

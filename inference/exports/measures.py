@@ -30,13 +30,13 @@ def write_csv(sequences: Sequence[ResultSequence], out: Path, options: Options) 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for sequence in sequences:
-            for index, mask in enumerate(sequence.masks()):
-                frame, time = sequence.frames[index], sequence.time(index)
+            for number, frame, mask in zip(sequence.numbers, sequence.frames, sequence.masks()):
+                time = "" if sequence.video is None else f"{float(sequence.video.time(number)):.6f}"
                 for k in sequence.ids:
                     sure = sequence.confidence.get((frame, k))
                     writer.writerow((
-                        sequence.name, sequence.numbers[index], frame, "" if time is None else f"{time:.6f}", k,
-                        options.names[k], *_measured((mask == k).astype(np.uint8)),
+                        sequence.name, number, frame, time, k, options.names[k],
+                        *_measured((mask == k).astype(np.uint8)),
                         *(("", "") if sure is None else (f"{sure.trust:.4f}", int(sure.lost)))))
 
 

@@ -60,7 +60,8 @@ def _alphas(sequence: ResultSequence, options: Options) -> Iterator[tuple[np.nda
 
 
 def _write_movie(sequence: ResultSequence, out: Path, encoding: Encoding, pictures: Iterator[np.ndarray]) -> None:
-    video = sequence.source()
+    video = sequence.video
+    assert video is not None
     with replacing(out) as temporary:
         writer = VideoWriter(temporary, (sequence.width, sequence.height), video.rate, encoding=encoding,
                              sound=video.path, pixel_aspect=video.pixel_aspect)

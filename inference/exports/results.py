@@ -74,22 +74,13 @@ class ResultSequence:
         """The index masks in order, uint8 [H,W] each."""
         return map(read_mask, self._files)
 
-    def source(self) -> OwnVideo:
-        """The video, where it is known; else `ValueError`."""
-        if self.video is None:
-            raise ValueError(f"the video of {self.name} is not known")
-        return self.video
-
     def pictures(self) -> Iterator[np.ndarray]:
-        """The frames of the `source` that have masks, uint8 RGB [H,W,3] each."""
+        """The frames that have masks, uint8 RGB [H,W,3] each, of a sequence whose video is known."""
+        assert self.video is not None
         wanted = set(self.numbers)
-        for number, frame in enumerate(self.source().frames(0, self.numbers[-1] + 1)):
+        for number, frame in enumerate(self.video.frames(0, self.numbers[-1] + 1)):
             if number in wanted:
                 yield frame
-
-    def time(self, index: int) -> float | None:
-        """When frame `index` is shown [seconds]; None where the video is not known."""
-        return None if self.video is None else float(self.video.time(self.numbers[index]))
 
 
 def read_results(folder: Path, video: str | None, sequences: list[str] | None) -> list[ResultSequence]:
