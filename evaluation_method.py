@@ -17,7 +17,6 @@ parts: mIoU) take the data set's folder, and write `results-<task>.json`:
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -41,7 +40,7 @@ from evaluation.report import write_report
 from evaluation.tasks import TASKS as OTHER_TASKS
 from evaluation.tasks import TaskEvaluation, difference, evaluate_task
 from utils.errors import UserError, run_script
-from utils.files import refuse_existing, replacing
+from utils.files import refuse_existing, write_csv, write_text
 from utils.names import NAME_RULE, is_name, told_apart
 from utils.run_record import features_used
 from utils.threads import available_processors
@@ -126,19 +125,9 @@ def print_comparisons(comparisons: list[Comparison]) -> None:
     print(f"\n{table(['J&F', *names], rows)}")
 
 
-def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    """A table as the official package writes it: three decimals. What of a folder's name is no text stands as code."""
-    with (replacing(path) as temporary,
-          open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-
-
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Plain values, `null` for what is not scored."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(without_nan(values), indent=1), encoding="utf-8")
+    write_text(path, json.dumps(without_nan(values), indent=1))
 
 
 def as_json(evaluation: Evaluation, protocol: Protocol, comparison: Comparison | None) -> dict:
@@ -158,9 +147,10 @@ def as_json(evaluation: Evaluation, protocol: Protocol, comparison: Comparison |
 def write_results(evaluation: Evaluation, protocol: Protocol, subset: str, comparison: Comparison | None) -> None:
     """The official package's two tables and the JSON file, into the results folder."""
     folder = evaluation.results
-    write_csv(folder / f"global_results-{subset}.csv", list(evaluation.means), [list(evaluation.means.values())])
+    write_csv(folder / f"global_results-{subset}.csv", [*evaluation.means],
+              [[f"{value:.3f}" for value in evaluation.means.values()]])
     write_csv(folder / f"per-sequence_results-{subset}.csv", ["Sequence", "J-Mean", "F-Mean"],
-              [[row.name, row.J.mean, row.F.mean] for row in evaluation.objects])
+              [[row.name, f"{row.J.mean:.3f}", f"{row.F.mean:.3f}"] for row in evaluation.objects])
     write_json(folder / f"results-{subset}.json", as_json(evaluation, protocol, comparison))
 
 

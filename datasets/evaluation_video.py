@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.filelists import EvaluationSequence
+from datasets.filelists import EvaluationSequence, existence
 from datasets.video import FOLDER_RATE, OwnVideo
 from utils.errors import UserError
 from utils.iterators import called_ahead
@@ -62,9 +62,9 @@ class ListedVideo(OwnVideo):
 
 class _ListedMasks(Mapping[int, np.ndarray]):
     def __init__(self, video: ListedVideo, files: list[Path | None]):
-        folders = {folder: _names(folder) for folder in {file.parent for file in files if file}}
+        exists = existence()
         # Whatever stands there by that name is a mask: a broken link or a folder is refused when it is read.
-        there = {number: file for number, file in enumerate(files) if file and file.name in folders[file.parent]}
+        there = {number: file for number, file in enumerate(files) if file and exists(file)}
         self._video, self._files = video, ({0: files[0]} if files[0] else {}) | there
 
     def __getitem__(self, number: int) -> np.ndarray:
@@ -80,10 +80,6 @@ class _ListedMasks(Mapping[int, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def _words(size: tuple[int, int]) -> str:

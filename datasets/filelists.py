@@ -62,7 +62,7 @@ def _places(name: str | Path, root: str | Path) -> list[Path]:
 
 def read_training_list(path: str | Path, root: str | Path) -> list[Video]:
     """Read a list of one frame path a line; the parent folder is the video. `UserError` names list and line."""
-    root, exists = _absolute(root), _existence()
+    root, exists = _absolute(root), existence()
     videos: dict[Path, list[Path]] = {}
     for where, line in _lines(path):
         frame = _inside(root, line, where)
@@ -79,7 +79,7 @@ def read_evaluation_list(path: str | Path, root: str | Path) -> list[EvaluationS
     `UserError`, naming list and line, for a malformed line, a frame that does not exist or is listed twice, a path
     that leaves `root`, two folders of one name, an empty list, and a sequence whose first frame has no mask.
     """
-    root, exists = _absolute(root), _existence()
+    root, exists = _absolute(root), existence()
     sequences: dict[str, list[EvaluationFrame]] = {}
     folders: dict[str, Path] = {}
     seen = set()
@@ -218,7 +218,7 @@ def _inside(root: Path, entry: str, where: str) -> Path:
     return path
 
 
-def _existence() -> Callable[[Path], bool]:
+def existence() -> Callable[[Path], bool]:
     """A file test that lists each folder once: 94588 single questions are slow on a network disk."""
     @functools.cache
     def names(folder: Path) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.filelists import Video
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_text
 from utils.pictures import PictureError, read_size
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ def keep_index(index: dict[str, Any], root: str | Path) -> None:
     """Write ROOT/video_index.json; a root that cannot be written to is no error, the log has the counts."""
     path = Path(root) / "video_index.json"
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(index, indent=1) + "\n")
     except UserError as error:
         logger.info("the index of videos is not kept: %s", error)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -28,10 +30,15 @@ def color_levels(frames: np.ndarray, mode: str, clip: bool) -> tuple[Tensor, Ten
         tall = cv2.cvtColor(tall, cv2.COLOR_RGB2LAB)
         stretched = _stretch(tall, unit, clip)
         values = [unit if mode == "LAB" else 0 * unit, stretched, stretched]
-    levels = np.empty((T, 3, H, W), np.uint8)
-    for frame, planes in zip(tall.reshape(T, H, W, 3), levels):
-        cv2.split(frame, list(planes))  # writes into `levels`
-    return torch.from_numpy(levels), torch.from_numpy(np.stack(values))
+    return channels_first(tall.reshape(T, H, W, 3)), torch.from_numpy(np.stack(values))
+
+
+def channels_first(frames: np.ndarray | Sequence[np.ndarray]) -> Tensor:
+    """T pictures uint8 [H,W,3] to one tensor uint8 [T,3,H,W]."""
+    planes = np.empty((len(frames), 3, *frames[0].shape[:2]), np.uint8)
+    for frame, out in zip(frames, planes):
+        cv2.split(frame, list(out))  # writes into `planes`
+    return torch.from_numpy(planes)
 
 
 def values_of(levels: Tensor, values: Tensor) -> Tensor:

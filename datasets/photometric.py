@@ -8,9 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from datasets.shadow import cast_shadow
+from datasets.shadow import LEVELS, cast_shadow
 
-LEVELS = np.arange(256, dtype=np.float32)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 SOLARISED = np.where(LEVELS < 128, LEVELS, 255 - LEVELS).astype(np.uint8)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from datasets.video import OwnVideo
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_csv
 
 # Of the 37 positions in BADJA's files those that its joint catalogue counts as annotated: legs, neck, tail, head.
 BADJA_JOINTS = (8, 9, 10, 12, 13, 14, 15, 18, 19, 20, 22, 23, 24, 25, 28, 31, 32, 33, 35, 36)
@@ -87,12 +87,10 @@ def read_badja(path: str | Path) -> list[BadjaFrame]:
 
 def write_rows(path: Path, rows: Iterable[PointRow]) -> None:
     """Write a table of what was found, as CSV."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PointRow._fields)
-        for row in rows:
-            numbers = ["" if math.isnan(value) else f"{value:.3f}" for value in (row.x, row.y, row.similarity)]
-            writer.writerow([row.frame, f"{row.time:.6f}", row.point, *numbers, int(row.visible)])
+    write_csv(path, PointRow._fields, (
+        [row.frame, f"{row.time:.6f}", row.point,
+         *("" if math.isnan(value) else f"{value:.3f}" for value in (row.x, row.y, row.similarity)), int(row.visible)]
+        for row in rows))
 
 
 def read_tracks(path: Path) -> dict[tuple[int, str], tuple[float, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from datasets.geometry import (
     draw_theta,
     theta_grid,
 )
-from datasets.lab import color_levels, values_of
+from datasets.lab import channels_first, color_levels, values_of
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 from datasets.photometric import photometric
 from utils.images import imagenet_normalise
@@ -60,14 +59,14 @@ class ColorViews:
         plain = np.stack([self._free_frame(frame, short_side, rng) for frame in frames])
         view_a = [self._photometric(frame, rng, blur=0.2, solarise=0) for frame in plain]
         levels, values = color_levels(plain, self.color_mode, self.clip_lab)
-        views = {"view_a": _channels_first(view_a), "levels": levels, "values": values}
+        views = {"view_a": channels_first(view_a), "levels": levels, "values": values}
         if self.edge:
             views["contours"] = pack_contours(view_a)
         if self.consistency:
             view_b = [self._photometric(frame, rng, blur=0.3, solarise=0.1) for frame in plain]
             warp = self._liquid if self.liquid and rng.random() < 0.5 else self._guided
             view_b, grid = warp(view_b, rng)
-            views |= {"view_b": _channels_first(view_b), "grid": torch.from_numpy(grid)}
+            views |= {"view_b": channels_first(view_b), "grid": torch.from_numpy(grid)}
         return views
 
     def _free_frame(self, frame: np.ndarray, short_side: int, rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +114,7 @@ class DenseViews:
         view_1 = [crop_frame(frame, short_side, geometry.size, origin=origin, horizontal_flip=horizontal_flip)
                   for frame in frames]
         view_2 = [apply_theta(frame, theta) for frame in view_1]
-        return {"view_1": _channels_first(view_1), "view_2": _channels_first(view_2), "theta": torch.from_numpy(theta)}
+        return {"view_1": channels_first(view_1), "view_2": channels_first(view_2), "theta": torch.from_numpy(theta)}
 
 
 def finished(views: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,11 +130,3 @@ def finished(views: dict[str, Tensor]) -> dict[str, Tensor]:
     if "contours" in made:
         made["edge"] = unpack_weights(made.pop("contours"), side)
     return made
-
-
-def _channels_first(frames: Sequence[np.ndarray]) -> torch.Tensor:
-    """T pictures uint8 [H,W,3] to one tensor uint8 [T,3,H,W]."""
-    planes = np.empty((len(frames), 3, *frames[0].shape[:2]), np.uint8)
-    for frame, out in zip(frames, planes):
-        cv2.split(frame, list(out))  # writes into `planes`
-    return torch.from_numpy(planes)

@@ -13,7 +13,7 @@ import numpy as np
 from datasets.filelists import MASK_SUFFIXES, files_by_stem
 from evaluation.comparison import METRICS, RESAMPLES, Comparison
 from evaluation.davis_evaluation import Evaluation, GroundTruth, SequenceResult
-from utils.files import replacing
+from utils.files import write_text
 from utils.masks import DAVIS_PALETTE, read_mask
 from utils.names import told_apart
 from utils.overlay import overlay
@@ -78,9 +78,7 @@ for (const table of document.querySelectorAll("table.sortable"))
 def write_report(path: str | Path, evaluations: Sequence[Evaluation], truth: GroundTruth,
                  images: str | Path | None = None, comparisons: Sequence[Comparison] = ()) -> None:
     """Write the page of one or more results of one ground truth; `comparisons` of the first with each of the others."""
-    page = _page(evaluations, truth, Path(images) if images else truth.images, comparisons)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_text(path, _page(evaluations, truth, Path(images) if images else truth.images, comparisons))
 
 
 def _page(evaluations: Sequence[Evaluation], truth: GroundTruth, images: Path,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.propagation import Prediction
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_csv
 
 LOST_BELOW, FOUND_ABOVE = 0.45, 0.55  # similarity * margin of an object
 
@@ -46,11 +46,8 @@ class Row(NamedTuple):
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV with the names of their fields."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        for row in rows:
-            writer.writerow((*row[:4], f"{row.similarity:.4f}", f"{row.margin:.4f}", int(row.lost)))
+    write_csv(path, Row._fields, ((*row[:4], f"{row.similarity:.4f}", f"{row.margin:.4f}", int(row.lost))
+                                  for row in rows))
 
 
 def read_table(path: Path) -> list[Row]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import errno
 import fcntl
+import io
 import logging
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,9 +57,16 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8; it is whole or not there (`replacing`)."""
+    """Write UTF-8 text, whole or not at all (`replacing`); what of a file's name is no text stands as its code."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a table as CSV, likewise."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
