@@ -87,11 +87,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def print_tables(evaluations: list[Evaluation]) -> None:
-    """The global table, a row a folder, then the objects of each folder."""
-    print_features([evaluation.results for evaluation in evaluations])
-    columns = list(evaluations[0].means)
-    rows = [[str(e.results), *(f"{value:.3f}" for value in e.means.values())] for e in evaluations]
-    print(table(["Results", *columns], rows))
+    """The global table, then the objects of each folder."""
+    print_means(evaluations)
     for evaluation in evaluations:
         print(f"\n{evaluation.results}: {len(evaluation.sequences)} sequences, {len(evaluation.objects)} objects")
         empty = [sequence.sequence for sequence in evaluation.sequences if not sequence.objects]
@@ -167,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         truth = folder_ground_truth(args.gt_path, args.results_path, args.sequences)
         if truth.left_out:
             print(f"not evaluated, because the results lack them: {shorten(truth.left_out)}")
-    evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers, progress=True)
+    evaluations = evaluate_folders(args.results_path, truth, protocol, args.workers)
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     for evaluation, comparison in zip(evaluations, [None, *comparisons]):
         write_results(evaluation, protocol, args.set, comparison)
@@ -196,10 +193,8 @@ def evaluate_other_task(args: argparse.Namespace) -> None:
 
 def print_task(evaluations: list[TaskEvaluation], differences: list[dict[str, Difference]], parts: str) -> None:
     """The scores of each folder, what each has more than the first, then parts and sequences."""
-    metrics, names = list(evaluations[0].means), told_apart([evaluation.results for evaluation in evaluations])
-    print_features([evaluation.results for evaluation in evaluations])
-    print(table(["Results", *metrics], [[str(e.results), *(f"{value:.3f}" for value in e.means.values())]
-                                        for e in evaluations]))
+    names = told_apart([evaluation.results for evaluation in evaluations])
+    print_means(evaluations)
     if len(evaluations) > 1:
         print(f"\ndifferences from {names[0]}: mean over sequences, standard error, 95 % of the bootstrap's means")
         print(table(["Results", "Metric", "Mean", "Error", "From", "To"], [
@@ -212,11 +207,13 @@ def print_task(evaluations: list[TaskEvaluation], differences: list[dict[str, Di
                                               for key in rows[0]]))
 
 
-def print_features(folders: Sequence[Path]) -> None:
-    """Which features made each folder, of those that say it."""
-    for folder in folders:
-        if features := features_used(folder):
-            print(f"{folder}: features {features}")
+def print_means(evaluations: Sequence[Evaluation | TaskEvaluation]) -> None:
+    """Which features made each folder, of those that say it, and the global table, a row a folder."""
+    for evaluation in evaluations:
+        if features := features_used(evaluation.results):
+            print(f"{evaluation.results}: features {features}")
+    print(table(["Results", *evaluations[0].means],
+                [[str(e.results), *(f"{value:.3f}" for value in e.means.values())] for e in evaluations]))
 
 
 def features_of(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import torch
 
 from datasets.clips import DrawnClips, StillClips, VideoClips, frame_gaps, reduction_for
 from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
-from datasets.index import index_videos, keep_index, log_index
+from datasets.index import index_videos, keep_index
 from datasets.loader import Batch, BatchLoader, default_workers, read_batch
 from datasets.training import MixedClips, TrainingClips
 from datasets.views import ColorViews, DenseViews, ViewGeometry
@@ -96,7 +96,6 @@ def _build_video_clips(options: DatasetSettings, length: int) -> tuple[VideoClip
         raise UserError(f"the data root {root} holds no frames; put YouTube-VOS into {root}/JPEGImages, any folders of "
                         "frames into the root, or decode video files with tools/prepare_data.py")
     index = index_videos(videos, length)
-    log_index(index, length)
     if not path:
         keep_index(index, root)
 

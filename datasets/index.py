@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
-    """Count videos and frames; name those of under `length` frames and those whose first frame cannot be opened."""
+    """Count and log videos and frames; name those of under `length` frames and those whose first cannot be opened."""
     items: list[dict[str, Any]] = [
         {"name": video.name, "frames": len(video.frames), "size": _size(video.frames[0])} for video in videos]
-    return {
+    index: dict[str, Any] = {
         "videos": len(items),
         "frames": sum(item["frames"] for item in items),
         "sizes": dict(Counter("{}x{}".format(*item["size"]) for item in items if item["size"]).most_common()),
@@ -29,16 +29,13 @@ def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
         "broken": [item["name"] for item in items if item["size"] is None],
         "items": items,
     }
-
-
-def log_index(index: dict[str, Any], length: int) -> None:
-    """Say on a few lines what the index holds."""
     sizes = ", ".join(f"{count} of {size}" for size, count in list(index["sizes"].items())[:3])
     logger.info("%d videos, %d frames; most frequent sizes: %s", index["videos"], index["frames"], sizes or "none")
     for key, why in (("too_short", f"skipped, shorter than {length} frames"), ("broken", "with a broken first frame")):
         if index[key]:
             logger.warning("%d videos %s: %s%s", len(index[key]), why, ", ".join(index[key][:5]),
                            ", ..." if len(index[key]) > 5 else "")
+    return index
 
 
 def keep_index(index: dict[str, Any], root: str | Path) -> None:

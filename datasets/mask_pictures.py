@@ -151,15 +151,15 @@ def _flat_colors(pixels: np.ndarray, shown: np.ndarray) -> list[tuple[int, ...]]
 
 def tone_objects(path: Path, picture: np.ndarray, *, lossy: bool) -> Objects:
     """The objects of a picture without transparency, [h,w,1] (up to 65535) or [h,w,3] (up to 255)."""
-    refusal = None
+    refusal: UserError | None = None
     if not lossy:
         given, picture = picture, _black_background(path, picture)
         try:
             found = separate(path, picture)
-            refusal = _why_not_flat(path, picture, *found)
+            _refuse_unclear(path, picture, *found)
         except UserError as error:
             refusal = error
-        if refusal is None:
+        else:
             alone = picture is not given and picture.shape[2] == 1 and len(found.colors) == 2
             return Objects(found.labels, {1: None}) if alone else _flat_objects(path, found.labels, found.colors)
     white = 255 if picture.max() < 256 else 0xFFFF
@@ -194,15 +194,15 @@ def _black_background(path: Path, picture: np.ndarray) -> np.ndarray:
     return np.where(background[..., None], 0, picture).astype(picture.dtype)
 
 
-def _why_not_flat(path: Path, picture: np.ndarray, labels: np.ndarray, colors: list, strays: int) -> UserError | None:
-    """What speaks against a picture being flat colours with thin edges, although each pixel could be told."""
+def _refuse_unclear(path: Path, picture: np.ndarray, labels: np.ndarray, colors: list, strays: int) -> None:
+    """`UserError` where a picture is not flat colours with thin edges on black, although each pixel could be told."""
     if strays > np.count_nonzero(labels) or (strays and _nearest(colors) * 8 < picture.max()):
-        return UserError(f"edges of a mask are thinner than its objects, and its colours are far apart; {path} has "
-                         f"{strays} pixels of edges; draw with a harder edge")
-    if not labels.all() or (picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK):  # ids, written by a program
-        return None
-    return UserError(f"the background of a mask is black; {path} has {few(map(color_name, colors[1:]))} and nothing "
-                     f"black; paint the background black, or {AS_PALETTE}")
+        raise UserError(f"edges of a mask are thinner than its objects, and its colours are far apart; {path} has "
+                        f"{strays} pixels of edges; draw with a harder edge")
+    ids = picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK  # written by a program
+    if labels.all() and not ids:
+        raise UserError(f"the background of a mask is black; {path} has {few(map(color_name, colors[1:]))} and nothing "
+                        f"black; paint the background black, or {AS_PALETTE}")
 
 
 def _nearest(colors: list[tuple[int, ...]]) -> float:

@@ -148,7 +148,7 @@ def folder_ground_truth(masks: str | Path, results: Sequence[str | Path],
 
 
 def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol: Protocol | None = None,
-                     workers: int = 1, progress: bool = False) -> list[Evaluation]:
+                     workers: int = 1) -> list[Evaluation]:
     """Score one or more results folders against one ground truth, in `workers` processes.
 
     Every sequence is checked before it is scored, and where anything is wrong anywhere nothing is returned: one
@@ -161,8 +161,7 @@ def evaluate_folders(results: Sequence[str | Path], truth: GroundTruth, protocol
                   score=not any(job.problems for job in jobs))
     by_size = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].truth))  # long ones first: processes end together
     runs = map_in_processes(run, [jobs[i] for i in by_size], min(workers, len(jobs)))
-    outcome_of = dict(zip(by_size, tqdm(runs, "evaluating", len(jobs), unit="sequence",
-                                        disable=None if progress else True)))
+    outcome_of = dict(zip(by_size, tqdm(runs, "evaluating", len(jobs), unit="sequence", disable=None)))
     outcomes = [outcome_of[i] for i in range(len(jobs))]
     problems = [f"{job.folder}: {line}" for job, outcome in zip(jobs, outcomes) if isinstance(outcome, list)
                 for line in outcome]

@@ -24,7 +24,6 @@ WORST_FRAMES = 3  # of each sequence
 PICTURE_WIDTH = 420  # [pixels]
 RESULT_COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#e03131", "#8a6d00", "#e64980", "#495057",
                   "#5c940d")
-CHART = (460, 132)  # width and height [SVG units]
 
 STYLE = """
 :root { color-scheme: light; --line: #d8dee4; --soft: #57606a; --bar: #cfe3ff; }
@@ -226,7 +225,7 @@ def worst_frames(results: Sequence[SequenceResult]) -> list[int]:
 
 def _chart(metric: str, frames: Sequence[str], lines: list[tuple[str, np.ndarray]], marked: Sequence[int]) -> str:
     """Curves over the frames as SVG; a value that is not scored leaves a gap."""
-    width, height = CHART
+    width, height = 460, 132  # [SVG units]
     left, right, top, bottom = 28, width - 8, 18, height - 18
 
     def place(t: int, value: float) -> str:
