@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from datasets.filelists import scan_videos
-from datasets.index import index_videos, keep_index, log_index
+from datasets.index import index_videos, keep_index
 from datasets.inventory import inventory
 from datasets.video import result_name
 from datasets.video_file import VideoFile, holds_video
@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 broken.append(str(video))
     length = load_train_config().video_len
     index = index_videos(scan_videos(args.root), length)
-    log_index(index, length)
     keep_index(index, args.root)
     if broken:
         raise UserError(f"{len(broken)} videos could not be decoded: {', '.join(broken)}; convert or replace them")
