@@ -41,6 +41,7 @@ from training.state import Progress, TrainingState, refuse_changes
 from training.step import TrainingStep, check_parts
 from training.validation import Validation
 from utils import distributed
+from utils.checkpoint import save_checkpoint
 from utils.config import DEFAULT_TRAIN_CONFIG, Settings, TrainConfig, load_train_config, resolved
 from utils.console import start_console
 from utils.device import channels_last, resolve_device
@@ -111,9 +112,8 @@ def run(args: argparse.Namespace, train_config: TrainConfig, settings: Settings,
                    cosine=train_config.is_cos_lr)
     train(state, loader, step, journal, snapshots, validation, stop, rate=rate, options=settings.TRAIN)
     if distributed.rank() == 0:
-        snapshots.save_final(state.contents(), settings.TRAIN.NUM_EPOCHS)
-        if state.average is not None:
-            snapshots.save_running_average(state.contents(), state.average.state)
+        average = state.average.state if state.average else None
+        snapshots.save_final(state.contents(), settings.TRAIN.NUM_EPOCHS, average)
         logger.info("done: %s is the mean of the last epochs", snapshots.final)
 
 
@@ -146,7 +146,7 @@ def take_up(state: TrainingState, saved: dict[str, Any] | None, snapshots: Snaps
         progress = state.progress
         log.go_on_after(progress.step, validated=progress.step > 0 and progress.batch < batches)
         if not saved:
-            snapshots.save_start(state.resumable_contents())
+            save_checkpoint(snapshots.start, state.resumable_contents())
 
 
 def announce(state: TrainingState, train_config: TrainConfig, settings: Settings, *, batches: int) -> None:

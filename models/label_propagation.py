@@ -98,9 +98,7 @@ class LabelPropagator:
             known = len(labels)
             classes = list(range(known, known + len(given)) if classes is None else classes)
             labels, similarity, classes = _with_given(labels, similarity, given, classes)
-            references = self._references + [()] * (len(labels) - known)
-            self._refer([own + (self._frame,) * (i in classes) for i, own in enumerate(references)], features.device)
-            self._given[self._frame] = Memory(query, labels)
+            self._give(self._frame, Memory(query, labels), classes)
         self._history[self._frame] = Memory(query, labels)
         self._history.pop(self._frame - max(self._gaps), None)
         self._frame += 1
@@ -128,18 +126,13 @@ class LabelPropagator:
         """
         self.reset()
         anchor = self._neighbours.prepare(features[basis])  # the first frame of a store gives it its basis
-        references: list[tuple[int, ...]] = []
         for frame in sorted({*given, *self.reach(frames)}):
             memory = Memory(self._neighbours.prepare(features[frame]), labels(frame))
             if frame in given:
-                classes, known = given[frame], len(references)
-                classes = [0, *classes] if min(classes) < known else classes  # as in `_with_given`
-                references += [()] * (len(memory.labels) - known)
-                references = [own + (frame,) * (i in classes) for i, own in enumerate(references)]
-                self._given[frame] = memory
+                corrected = min(given[frame]) < len(self._references)
+                self._give(frame, memory, [0, *given[frame]] if corrected else given[frame])  # as in `_with_given`
             if frame in self.reach(frames):
                 self._history[frame] = memory
-        self._refer(references, memory.labels.device)
         self._frame = frames
         anchor.store.age = frames - 1 - basis
 
@@ -153,6 +146,12 @@ class LabelPropagator:
                 frames[frame] = Memory(features, kept)
         self._refer([own for i, own in enumerate(self._references) if i not in gone], device)
         self._given = {frame: self._given[frame] for frame in {frame for own in self._references for frame in own}}
+
+    def _give(self, frame: int, memory: Memory, classes: Sequence[int]) -> None:
+        """Make a frame a reference of `classes`, of which labels were given there."""
+        self._given[frame] = memory
+        references = self._references + [()] * (len(memory.labels) - len(self._references))
+        self._refer([own + (frame,) * (i in classes) for i, own in enumerate(references)], memory.labels.device)
 
     def _refer(self, references: list[tuple[int, ...]], device: torch.device) -> None:
         """Take `references` of each class, and prepare what every frame from now on needs of them on `device`."""

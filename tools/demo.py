@@ -29,8 +29,9 @@ import numpy as np
 from datasets.synthetic import JPEG_QUALITY, Clip, make_clip, write_davis, write_video
 from models import build_model
 from utils.checkpoint import save_checkpoint
-from utils.config import FEATURE_KEYS, REPOSITORY, SHIPPED_MODEL, load_settings, load_train_config, resolved
+from utils.config import REPOSITORY, SHIPPED_MODEL, load_settings, load_train_config, resolved
 from utils.errors import UserError, run_script
+from utils.feature_spec import FEATURE_KEYS
 from utils.masks import read_mask
 from utils.overlay import contact_sheet, overlay, write_jpeg
 from utils.seed import seed_everything

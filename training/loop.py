@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable
 
@@ -19,8 +18,6 @@ from utils import distributed
 from utils.config import TrainSettings
 from utils.iterators import each_within
 from utils.signals import Stopped, StopRequest
-
-logger = logging.getLogger(__name__)
 
 Step = Callable[[Batch], Losses]
 

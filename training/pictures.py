@@ -35,14 +35,13 @@ def training_pictures(model: nn.Module, batch: Batch, *, temperature: float, col
     features = model(frames[0], dense=False).q_color[None]
     model.train(mode)
     rebuilt = rebuild_colors(features, target, temperature=temperature, negatives=False)[0]  # [T,(T-1)hw,P]
-    cells = features.shape[-2] * features.shape[-1]
-    after = [rebuilt[i, i * cells:(i + 1) * cells] if i < len(rebuilt) - 1 else rebuilt[i, :cells]
-             for i in range(len(rebuilt))]  # frame i+1 from frame i, the first from the last
+    others = len(rebuilt) - 1  # frames that each one rebuilds: all but itself, so that i+1 is number i of those of i
+    after = [frames[i % others] for i, frames in enumerate(rebuilt.unflatten(1, (others, -1)))]
     pixels = torch.stack([rebuilt_pixels(patches, features, target) for patches in after])
     show = {"view a": _denormalised(views["view_a"]), "target": _as_rgb(views["target"], color_mode),
             "target rebuilt from the frame before": _as_rgb(pixels.roll(1, 0), color_mode)}
     if "edge" in views:
-        show["edge weight"] = _grey((views["edge"] - 1) / 4)
+        show["edge weight"] = _bytes((views["edge"] - 1).expand(-1, 3, -1, -1) / 4)
     if "view_b" in views:
         show["view b"] = _denormalised(views["view_b"])
         grid = F.interpolate(views["grid"].permute(0, 3, 1, 2), views["view_a"].shape[-2:], mode="bilinear")
@@ -58,10 +57,6 @@ def _denormalised(frames: Tensor) -> np.ndarray:
     """Normalised [T,3,H,W] to uint8 [T,H,W,3], contrast stretched over the clip."""
     low, high = frames.amin((0, 2, 3), keepdim=True), frames.amax((0, 2, 3), keepdim=True)
     return _bytes((frames - low) / (high - low).clamp_min(1e-6))
-
-
-def _grey(maps: Tensor) -> np.ndarray:
-    return _bytes(maps.expand(-1, 3, -1, -1))
 
 
 def _as_rgb(target: Tensor, color_mode: str) -> np.ndarray:

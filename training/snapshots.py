@@ -34,10 +34,6 @@ class Snapshots:
         """Whether this experiment has written anything of which training would be lost."""
         return any(path != self.start for path in self.folder.glob("*.pth"))
 
-    def save_start(self, contents: dict[str, Any]) -> None:
-        """Keep what the run begins with until there is more."""
-        save_checkpoint(self.start, contents)
-
     def save_last(self, contents: dict[str, Any]) -> None:
         """Replace the resumable checkpoint; until the new one is whole the old one stays where it is."""
         save_checkpoint(self.fresh, contents)
@@ -52,11 +48,9 @@ class Snapshots:
         for path in found:
             try:
                 contents = read_checkpoint(path)
-                check_resumable(contents)
+                check_resumable(contents, path)
             except UserError as error:
                 logger.warning("%s; trying the one before", error)
-            except ValueError as error:
-                logger.warning("%s: %s; trying the one before", path, error)
             else:
                 logger.info("resuming from %s", path)
                 return contents
@@ -79,8 +73,8 @@ class Snapshots:
         for worse in best[keep:]:
             worse.unlink(missing_ok=True)
 
-    def save_final(self, contents: dict[str, Any], epochs: int) -> None:
-        """Write `contents` with the mean of the last epochs' models."""
+    def save_final(self, contents: dict[str, Any], epochs: int, average: dict[str, Tensor] | None = None) -> None:
+        """Write `contents` with the mean of the last epochs' models, and with a running `average`."""
         averaged = range(max(1, epochs - AVERAGED + 1), epochs + 1)
         missing = [path.name for path in map(self._epoch, averaged) if not path.exists()]
         if missing:
@@ -90,10 +84,8 @@ class Snapshots:
         states = [read_checkpoint(self._epoch(epoch))["model"] for epoch in averaged]
         provenance = {**contents["provenance"], "averaged_epochs": list(averaged)}
         save_checkpoint(self.final, {**contents, "provenance": provenance, "model": average_models(states)})
-
-    def save_running_average(self, contents: dict[str, Any], state: dict[str, Tensor]) -> None:
-        """Write `contents` with the running average as its model."""
-        save_checkpoint(self.final_ema, {**contents, "model": state})
+        if average is not None:
+            save_checkpoint(self.final_ema, {**contents, "model": average})
 
     def _epoch(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:03d}.pth"

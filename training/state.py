@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,19 +105,18 @@ class TrainingState:
         self.progress = Progress(**training["progress"])
 
 
-def check_resumable(contents: dict[str, Any]) -> None:
-    """ValueError where a checkpoint lacks what a run needs to go on, or says that it stands nowhere."""
+def check_resumable(contents: dict[str, Any], path: Path) -> None:
+    """`UserError` where a checkpoint lacks what a run needs to go on, or says that it stands nowhere."""
     try:
         training, progress = contents["training"], Progress(**contents["training"]["progress"])
         sections = [contents["train_config"], contents["settings"], contents["provenance"], training["scaler"],
                     training["optimiser"]["state"], *contents["settings"].values()]
         counts = asdict(progress).values()
-        whole = (all(isinstance(section, dict) for section in sections) and "average" in training
-                 and all(type(count) is int and count >= 0 for count in counts) and progress.epoch > 0)
+        if not (all(isinstance(section, dict) for section in sections) and "average" in training
+                and all(type(count) is int and count >= 0 for count in counts) and progress.epoch > 0):
+            raise ValueError("what it says of the run is of the wrong kind")
     except ODD as error:
-        raise ValueError(f"it cannot be resumed: {type(error).__name__} {error}") from error
-    if not whole:
-        raise ValueError("it cannot be resumed: what it says of the run is of the wrong kind")
+        raise UserError(f"{path}: it cannot be resumed: {type(error).__name__} {error}") from error
 
 
 def refuse_changes(contents: dict[str, Any], origin: dict[str, Any]) -> None:

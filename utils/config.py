@@ -18,7 +18,6 @@ from typing import Any
 
 from utils.config_values import build, flatten, parse_pairs, read_yaml, shown, type_hints
 from utils.errors import UserError
-from utils.feature_spec import FEATURE_KEYS as FEATURE_KEYS  # also for those who read the settings
 from utils.feature_spec import FEATURES_RULE, is_features
 from utils.names import NAME_RULE, is_name
 from utils.values import parse_json, read_text
