@@ -11,7 +11,7 @@ import torch
 
 from datasets.clips import DrawnClips, StillClips, VideoClips, frame_gaps, reduction_for
 from datasets.filelists import list_stills, locate_list, read_training_list, scan_videos
-from datasets.index import index_videos, keep_index
+from datasets.inventory import index_videos, keep_index
 from datasets.loader import Batch, BatchLoader, default_workers, read_batch
 from datasets.training import MixedClips, TrainingClips
 from datasets.views import ColorViews, DenseViews, ViewGeometry

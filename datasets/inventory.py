@@ -1,19 +1,58 @@
-"""What of the published data sets is below a data root, what is missing, and what to do."""
+"""What a data root holds: an index of its training videos, and which of the published data sets are complete."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list, visible_folders
+from datasets.filelists import EvaluationSequence, Video, find_list, read_evaluation_list, visible_folders
 from datasets.video_sets import read_davis, read_youtube_vos
 from utils.errors import UserError
+from utils.files import write_text
+from utils.pictures import PictureError, read_size
 
 DAVIS_ADDRESS = "https://davischallenge.org/davis2017/code.html"
 YOUTUBE_VOS_ADDRESS = "https://youtube-vos.org/dataset/vos"
 COCO_ADDRESS = "https://cocodataset.org/#download"
+
+logger = logging.getLogger(__name__)
+
+
+def index_videos(videos: Sequence[Video], length: int) -> dict[str, Any]:
+    """Count and log videos and frames; name those of under `length` frames and those whose first cannot be opened."""
+    items: list[dict[str, Any]] = [
+        {"name": video.name, "frames": len(video.frames), "size": _size(video.frames[0])} for video in videos]
+    index: dict[str, Any] = {
+        "videos": len(items),
+        "frames": sum(item["frames"] for item in items),
+        "sizes": dict(Counter("{}x{}".format(*item["size"]) for item in items if item["size"]).most_common()),
+        "too_short": [item["name"] for item in items if item["frames"] < length],
+        "broken": [item["name"] for item in items if item["size"] is None],
+        "items": items,
+    }
+    sizes = ", ".join(f"{count} of {size}" for size, count in list(index["sizes"].items())[:3])
+    logger.info("%d videos, %d frames; most frequent sizes: %s", index["videos"], index["frames"], sizes or "none")
+    for key, why in (("too_short", f"skipped, shorter than {length} frames"), ("broken", "with a broken first frame")):
+        if index[key]:
+            logger.warning("%d videos %s: %s%s", len(index[key]), why, ", ".join(index[key][:5]),
+                           ", ..." if len(index[key]) > 5 else "")
+    return index
+
+
+def keep_index(index: dict[str, Any], root: str | Path) -> None:
+    """Write ROOT/video_index.json; a root that cannot be written to is no error, the log has the counts."""
+    path = Path(root) / "video_index.json"
+    try:
+        write_text(path, json.dumps(index, indent=1) + "\n")
+    except UserError as error:
+        logger.info("the index of videos is not kept: %s", error)
+    else:
+        logger.info("the index of videos is in %s", path)
 
 
 class Found(NamedTuple):
@@ -63,3 +102,11 @@ def _labelled(name: str, read: Callable[[], list[EvaluationSequence]], folder: P
         return Found(name, "incomplete", f"{str(error).rstrip()}\n  {remedy}")
     frames = sum(len(sequence.frames) for sequence in sequences)
     return Found(name, "complete", f"{len(sequences)} sequences, {frames} frames in {folder}")
+
+
+def _size(frame: Path) -> tuple[int, int] | None:
+    """(width, height) from the file's header [pixels]."""
+    try:
+        return read_size(frame)
+    except PictureError:
+        return None

@@ -24,8 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
 from datasets.filelists import scan_videos
-from datasets.index import index_videos, keep_index
-from datasets.inventory import inventory
+from datasets.inventory import index_videos, inventory, keep_index
 from datasets.video import result_name
 from datasets.video_file import VideoFile, holds_video
 from utils.config import load_train_config
