@@ -58,18 +58,15 @@ def load_masks(paths: Sequence[Path], ids: ObjectIds, *, frame: Callable[[], np.
         UserError: a file is missing, damaged or animated, has no object or more than 255, may mean two things, or is
             one of several and has more than one object.
     """
-    if len(paths) == 1:
-        labels, keys = _read(paths[0], frame, name)
-        table = np.zeros(256, np.uint8)
-        table[list(keys)] = ids.of(list(keys.values()), paths[0])
-        return [MaskFile(paths[0], table[labels])]
     files = []
     for number, path in enumerate(paths, 1):
         labels, keys = _read(path, frame, name)
-        if len(keys) > 1:
+        if len(paths) > 1 and len(keys) > 1:
             raise UserError(f"where several masks are given for a frame each holds one object; {path} has "
                             f"{len(keys)} ({few(keys.values())}); give it alone or split it")
-        files.append(MaskFile(path, np.where(labels > 0, np.uint8(number), np.uint8(0))))
+        table = np.zeros(256, np.uint8)
+        table[list(keys)] = ids.of(list(keys.values()), path) if len(paths) == 1 else number
+        files.append(MaskFile(path, table[labels]))
     return files
 
 

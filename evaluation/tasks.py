@@ -75,10 +75,10 @@ def difference(first: TaskEvaluation, other: TaskEvaluation) -> dict[str, Differ
     """What the sequences of `other` have more than those of `first` on the mean, by metric of those that are scored."""
     found = {}
     for metric in first.means:
-        values = np.array([[other.sequences[name][metric] - first.sequences[name][metric]] for name in first.sequences])
-        scored = values[~np.isnan(values[:, 0])]
-        if len(scored):
-            [found[metric]] = mean_difference([row[None] for row in scored])
+        values = [other.sequences[name][metric] - first.sequences[name][metric] for name in first.sequences]
+        scored = [np.array([[value]]) for value in values if not np.isnan(value)]
+        if scored:
+            [found[metric]] = mean_difference(scored)
     return found
 
 
