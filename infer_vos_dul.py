@@ -44,7 +44,7 @@ from datasets.video import result_name
 from inference.outputs import Outputs
 from inference.own_video import describe_source, own_video_defaults, read_job, save_frame, split_mask_word
 from inference.pipeline import Job, memory_advice
-from inference.points import write_points, write_tables
+from inference.points import write_points
 from inference.refinement import Refinement
 from inference.results import PRODUCTS, ResultFolder, claim_tables, describe_method
 from inference.run import Preparation, Run, Task
@@ -255,19 +255,17 @@ def listed_task(args: argparse.Namespace, results: ResultFolder, sequence: Evalu
 
 def infer_points(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
     """One video and points of it."""
-    video = open_video(args.video, args.fps)
+    video, table = open_video(args.video, args.fps), args.mask_output_dir / "points.csv"
     points = read_points(args.points, video)
-    table, movie = (args.mask_output_dir / f"points.{kind}" for kind in ("csv", "mp4"))
-    for file in [table] if args.no_overlay else [table, movie]:
+    for file in [table] if args.no_overlay else [table, table.with_suffix(".mp4")]:
         refuse_existing(file, args.overwrite)
         if os.path.realpath(file) in map(os.path.realpath, (args.points, args.video)):
             raise UserError(f"a run does not replace what it reads, and {file} is both; choose another "
                             "--mask-output-dir")
-    new_propagator = preparation(args, settings, device, StageClock(device))(video.frames(), len(video))
+    prepare = preparation(args, settings, device, StageClock(device))
     with memory_advice():
-        write_points(video, points, new_propagator, table, None if args.no_overlay else movie, palette=args.palette,
+        write_points(video, points, table, prepare, movie=not args.no_overlay, palette=args.palette,
                      batch_size=batch_size(settings, device))
-    logger.info("%d points in %d frames are in %s", len(points), len(video), table)
 
 
 def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.device) -> None:
@@ -277,9 +275,10 @@ def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.
     folder, names = args.mask_output_dir / f"{folder_name(settings.TEST.KEY)}_points", [one.name for one in sequences]
     with claim_tables(folder, names, describe(args, settings, device), keep=args.keep_finished,
                       overwrite=args.overwrite) as todo, memory_advice():
-        write_tables([one for one in sequences if one.name in todo], folder, prepare, movies=not args.no_overlay,
-                     palette=args.palette, batch_size=batch_size(settings, device))
-    logger.info("points are in %s", folder)
+        for sequence in [one for one in sequences if one.name in todo]:
+            logger.info("sequence %d of %d", todo.index(sequence.name) + 1, len(todo))
+            write_points(open_video(sequence.folder), sequence.given, folder / f"{sequence.name}.csv", prepare,
+                         movie=not args.no_overlay, palette=args.palette, batch_size=batch_size(settings, device))
 
 
 def refinement(args: argparse.Namespace) -> Refinement:

@@ -79,12 +79,10 @@ class Session:
         """What frame `number` shows: the mask given, else the result, else nothing; `KeyError` for no such frame."""
         self._refuse_unknown(number)
         with self._lock:
-            revision, result = self.revision(number), self._result_file(number)
-            if number in self.given:
-                return FrameMask(read_mask(self._given_file(number)), "given", revision)
-            if result.is_file():
-                return FrameMask(read_mask(result), "result", revision)
-            return FrameMask(np.zeros(self.video.size[::-1], np.uint8), "none", revision)
+            for source, file in (("given", self._given_file(number)), ("result", self._result_file(number))):
+                if file.is_file():
+                    return FrameMask(read_mask(file), source, self.revision(number))
+            return FrameMask(np.zeros(self.video.size[::-1], np.uint8), "none", self.revision(number))
 
     def give(self, number: int, ids: np.ndarray, revision: int) -> int:
         """Keep `ids`, uint8 [H,W], as the mask given of frame `number`; returns the frame's new revision.

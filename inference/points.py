@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.keypoint_sets import KeypointSequence
-from datasets.own_video import open_video
 from datasets.points import Point, PointRow, write_rows
 from datasets.video import OwnVideo
 from inference.run import Preparation
@@ -59,32 +57,22 @@ def carry_points(video: OwnVideo, points: Sequence[Point], new_propagator: Calla
             yield frame, rows
 
 
-def write_points(video: OwnVideo, points: Sequence[Point], new_propagator: Callable[[], VideoPropagator], table: Path,
-                 movie: Path | None, *, palette: str = "davis", batch_size: int = 1) -> None:
-    """Carry points and write the `table` of them, CSV, and unless it is None the `movie` that shows them."""
+def write_points(video: OwnVideo, points: Sequence[Point], table: Path, prepare: Preparation, *, movie: bool,
+                 palette: str = "davis", batch_size: int = 1) -> None:
+    """Carry points and write the `table` of them, CSV, and with `movie` a video beside it that shows them, .mp4."""
     names, rows = [point.name for point in points], []
     with ExitStack() as stack:
         if movie:
-            file = stack.enter_context(replacing(movie))
+            file = stack.enter_context(replacing(table.with_suffix(".mp4")))
             writer = VideoWriter(file, video.size, video.rate, pixel_aspect=video.pixel_aspect)
             stack.callback(writer.close)
-        found = carry_points(video, points, new_propagator, batch_size=batch_size)
+        found = carry_points(video, points, prepare(video.frames(), len(video)), batch_size=batch_size)
         for number, (frame, own) in enumerate(tqdm(found, total=len(video), unit="frame", disable=None)):
             rows += own
             if movie:
                 writer.write(draw_points(frame, own, names, palette=palette), video.time(number))
     write_rows(table, rows)
-
-
-def write_tables(sequences: Sequence[KeypointSequence], folder: Path, prepare: Preparation, *, movies: bool,
-                 palette: str = "davis", batch_size: int = 1) -> None:
-    """Carry the given joints of each sequence and write `<folder>/<sequence>.csv`, and with `movies` the same .mp4."""
-    for number, sequence in enumerate(sequences, start=1):
-        video, table = open_video(sequence.folder), folder / f"{sequence.name}.csv"
-        write_points(video, sequence.given, prepare(video.frames(), len(video)), table,
-                     table.with_suffix(".mp4") if movies else None, palette=palette, batch_size=batch_size)
-        logger.info("%s: %d points in %d frames, sequence %d of %d", sequence.name, len(sequence.given), len(video),
-                    number, len(sequences))
+    logger.info("%d points in %d frames are in %s", len(points), len(video), table)
 
 
 def heat_maps(points: Sequence[Point], size: tuple[int, int], features: Tensor, align_corners: bool) -> Tensor:

@@ -35,11 +35,6 @@ class Task(NamedTuple):
     files: SequenceFiles  # to which
     inputs: Sequence[Path]  # files and folders that are read
 
-    @property
-    def steps(self) -> int:
-        """Frames to be gone through, in both directions."""
-        return len(self.job.video) + (self.job.last + 1 if self.job.backward else 0)
-
 
 @dataclass
 class Run:
@@ -56,8 +51,9 @@ class Run:
     def __call__(self, tasks: Sequence[Task]) -> int | None:
         """Carry out `tasks`; after a signal what was done is written, and the shell's status for it returned."""
         start, frames = time.perf_counter(), sum(len(task.job.video) for task in tasks)
+        backward = sum(task.job.last + 1 for task in tasks if task.job.backward)
         with (self.stop.deferred(), memory_advice(), logging_redirect_tqdm(),
-              tqdm(total=sum(task.steps for task in tasks), unit="frame", position=self.place, disable=None) as bar):
+              tqdm(total=frames + backward, unit="frame", position=self.place, disable=None) as bar):
             for number, task in enumerate(tasks, start=1):
                 name = task.files.masks.name
                 bar.set_postfix_str(name)

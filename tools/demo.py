@@ -52,14 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     start, folder = time.time(), fresh_folder(args.output)
-    clips = make_data(folder / "data", args.seed)
+    data, davis = folder / "data", folder / "data/davis2017"
+    settings = ["--cfg", SETTINGS, "--set", "DATASET.ROOT", data]  # more words of --set may follow
+    clips = make_data(data, args.seed)
     untrained = save_untrained(folder / "untrained.pth", args.seed)
-    train(folder, args.seed)
+    run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", TRAIN_CONFIG, "--seed", args.seed,
+        "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *settings)
     models = {"untrained": untrained, "trained": folder / "snapshots/demo/final.pth", "bundled": SHIPPED_MODEL}
-    runs = [(name, key) for name in models for key in FEATURE_KEYS]
-    for name, key in runs:
-        predict(folder, models[name], key, folder / "masks" / name)
-    scores = dict(zip(runs, evaluate(folder, [folder / "masks" / name / f"{key}_vos" for name, key in runs])))
+    results = {(name, key): folder / "masks" / name / f"{key}_vos" for name in models for key in FEATURE_KEYS}
+    for (name, key), masks in results.items():
+        run("infer_vos_dul.py", "--infer-list", "filelists/val_demo", "--mask-output-dir", masks.parent, "--seed", 0,
+            "--resume", models[name], *settings, "TEST.KEY", key)
+    # --gt_path counts the object that appears late, too.
+    run("evaluation_method.py", "--task", "semi-supervised", "--gt_path", davis / "Annotations/480p",
+        "--images_path", davis / "JPEGImages/480p", "--results_path", *results.values(), "--report",
+        folder / "report.html")
+    scores = {of: 100 * json.loads((masks / "results-val.json").read_text())["global"]["J&F-Mean"]
+              for of, masks in results.items()}
     best = max(FEATURE_KEYS, key=lambda key: scores["trained", key])
     sheet = write_sheet(folder, clips, best)
     return report(folder, scores, sheet, time.time() - start)
@@ -102,31 +111,6 @@ def save_untrained(path: Path, seed: int) -> Path:
     model = build_model(config, load_settings())
     save_checkpoint(path, {"model": model.state_dict(), "train_config": resolved(config)})
     return path
-
-
-def train(folder: Path, seed: int) -> None:
-    """The training command on the synthetic clips."""
-    run("trainColorNetDUL_benchmark.py", "--exp", "demo", "--train_config", TRAIN_CONFIG,
-        "--seed", seed, "--snapshot-dir", folder / "snapshots", "--logdir", folder / "logs", *settings(folder))
-
-
-def predict(folder: Path, model: Path, key: str, output: Path) -> None:
-    """The inference command with one of the three features."""
-    run("infer_vos_dul.py", "--infer-list", "filelists/val_demo", "--mask-output-dir", output, "--seed", 0,
-        "--resume", model, *settings(folder), "TEST.KEY", key)
-
-
-def evaluate(folder: Path, results: list[Path]) -> list[float]:
-    """The evaluation command on all results, the object that appears late included; J&F of each in percent."""
-    davis = folder / "data/davis2017"
-    run("evaluation_method.py", "--task", "semi-supervised", "--gt_path", davis / "Annotations/480p",
-        "--images_path", davis / "JPEGImages/480p", "--results_path", *results, "--report", folder / "report.html")
-    return [100 * json.loads((path / "results-val.json").read_text())["global"]["J&F-Mean"] for path in results]
-
-
-def settings(folder: Path) -> list:
-    """The settings that every command of the demo shares; more `--set` words may follow."""
-    return ["--cfg", SETTINGS, "--set", "DATASET.ROOT", folder / "data"]
 
 
 @functools.cache  # what the demo itself does must not count
