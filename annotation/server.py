@@ -36,6 +36,7 @@ LARGEST_REQUEST = 64_000_000  # bytes; more than three compressed masks of any v
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.Request, bytes], Any]  # a request and its body to a response, or to what JSON takes
 
 
 class Server:
@@ -51,18 +52,26 @@ class Server:
 
     def application(self) -> web.Application:
         """The routes behind their checks."""
+        session, work = self._session, self._work
+        one_object, frame = r"/objects/{number:\d{1,3}}", r"/frames/{number:\d{1,9}}"
+        routes: list[tuple[str, str, Answer]] = [
+            *(("GET", path, lambda request, body: web.FileResponse(PAGE / FILES[request.path])) for path in FILES),
+            ("GET", "/video", lambda request, body: work.video()),
+            ("GET", "/state", self._state),
+            ("GET", frame + ".jpg", self._picture),
+            ("GET", frame + "/mask", self._mask),
+            ("PUT", frame + "/mask", self._give),
+            ("DELETE", frame + "/mask", self._withdraw),
+            ("POST", frame + "/cut", self._cut),
+            ("GET", frame + "/line", self._line),
+            ("POST", "/objects", lambda request, body: {"id": session.add_object()}),
+            ("PATCH", one_object, lambda request, body: session.change_object(_number(request), _json(body))),
+            ("DELETE", one_object, lambda request, body: work.delete_object(_number(request))),
+            ("POST", "/carry", lambda request, body: work.carry(_json(body).get("direction"))),
+            ("DELETE", "/carry", lambda request, body: work.stop()),
+            ("POST", "/exports", self._export)]
         application = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[self._guard, _said])
-        frame = r"/frames/{number:\d{1,9}}"
-        application.add_routes([
-            *(web.get(path, self._file) for path in FILES),
-            web.get("/video", self._video), web.get("/state", self._state), web.get(frame + ".jpg", self._picture),
-            web.get(frame + "/mask", self._mask), web.put(frame + "/mask", self._give),
-            web.delete(frame + "/mask", self._withdraw),
-            web.post(frame + "/cut", self._cut), web.get(frame + "/line", self._line),
-            web.post("/objects", self._add_object),
-            web.patch(r"/objects/{id:\d{1,3}}", self._change_object),
-            web.delete(r"/objects/{id:\d{1,3}}", self._delete_object),
-            web.post("/carry", self._carry), web.delete("/carry", self._stop), web.post("/exports", self._export)])
+        application.add_routes([web.route(method, path, _in_thread(answer)) for method, path, answer in routes])
         return application
 
     # --- who asks ---
@@ -89,76 +98,51 @@ class Server:
         return hmac.compare_digest(word.encode(), self.token.encode())
 
     # --- what is asked ---
-    async def _file(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(PAGE / FILES[request.path])
-
-    async def _video(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(self._work.video())
-
-    async def _state(self, request: web.Request) -> web.StreamResponse:
+    def _state(self, request: web.Request, body: bytes) -> dict[str, Any]:
         words = [request.query.get(name, "0") for name in ("since", "frame")]
         if not all(word.isdecimal() and len(word) < 10 for word in words):
             raise web.HTTPBadRequest(text="since and frame are whole numbers")
-        return web.json_response(await asyncio.to_thread(self._work.state, *map(int, words)))
+        return self._work.state(*map(int, words))
 
-    async def _picture(self, request: web.Request) -> web.StreamResponse:
-        data = await asyncio.to_thread(self._session.picture, _number(request))
-        return web.Response(body=data, content_type="image/jpeg")
+    def _picture(self, request: web.Request, body: bytes) -> web.Response:
+        return web.Response(body=self._session.picture(_number(request)), content_type="image/jpeg")
 
-    async def _mask(self, request: web.Request) -> web.StreamResponse:
-        shown = await asyncio.to_thread(self._session.mask, _number(request))
-        return web.Response(body=zlib.compress(shown.ids.tobytes(), 1), content_type="application/octet-stream",
-                            headers={"X-Source": shown.source, "X-Revision": str(shown.revision)})
+    def _mask(self, request: web.Request, body: bytes) -> web.Response:
+        shown = self._session.mask(_number(request))
+        return _deflated(shown.ids, {"X-Source": shown.source, "X-Revision": str(shown.revision)})
 
-    async def _give(self, request: web.Request) -> web.StreamResponse:
-        (ids,) = _masks(await request.read(), 1, self._session)
-        revision = await asyncio.to_thread(self._session.give, _number(request), ids, _revision(request))
-        return web.json_response({"revision": revision})
+    def _give(self, request: web.Request, body: bytes) -> dict[str, int]:
+        (ids,) = _masks(body, 1, self._session)
+        return {"revision": self._session.give(_number(request), ids, _revision(request))}
 
-    async def _withdraw(self, request: web.Request) -> web.StreamResponse:
-        revision = await asyncio.to_thread(self._session.withdraw, _number(request), _revision(request))
-        return web.json_response({"revision": revision})
+    def _withdraw(self, request: web.Request, body: bytes) -> dict[str, int]:
+        return {"revision": self._session.withdraw(_number(request), _revision(request))}
 
-    async def _cut(self, request: web.Request) -> web.StreamResponse:
+    def _cut(self, request: web.Request, body: bytes) -> web.Response:
         """The object in `?box=x,y,width,height`, or of the body's three masks: so far, inside, outside."""
-        frame = await asyncio.to_thread(self._session.frame, _number(request))
+        frame = self._session.frame(_number(request))
         if "box" in request.query:
-            box = _pixels(request, "box", "x,y,width,height")
-            found = await asyncio.to_thread(cut_box, frame, box)
-        else:
-            hints = [mask > 0 for mask in _masks(await request.read(), 3, self._session)]
-            found = await asyncio.to_thread(cut_scribbles, frame, *hints)
-        return web.Response(body=zlib.compress(found.astype(np.uint8).tobytes(), 1),
-                            content_type="application/octet-stream")
+            return _deflated(cut_box(frame, _pixels(request, "box", "x,y,width,height")))
+        return _deflated(cut_scribbles(frame, *(mask > 0 for mask in _masks(body, 3, self._session))))
 
-    async def _line(self, request: web.Request) -> web.StreamResponse:
+    def _line(self, request: web.Request, body: bytes) -> list[list[int]]:
         """The line along the object's border `?from=x,y&to=x,y`, a list of [x, y]."""
         start, end = (_pixels(request, name, "x,y") for name in ("from", "to"))
-        lines = await asyncio.to_thread(self._lines, _number(request), start)
-        return web.json_response((await asyncio.to_thread(lines.to, end)).tolist())
+        return self._lines(_number(request), start).to(end).tolist()
 
-    async def _add_object(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"id": await asyncio.to_thread(self._session.add_object)})
-
-    async def _change_object(self, request: web.Request) -> web.StreamResponse:
-        await asyncio.to_thread(self._session.change_object, int(request.match_info["id"]), await _json(request))
-        return web.json_response({})
-
-    async def _delete_object(self, request: web.Request) -> web.StreamResponse:
-        await asyncio.to_thread(self._work.delete_object, int(request.match_info["id"]))
-        return web.json_response({})
-
-    async def _carry(self, request: web.Request) -> web.StreamResponse:
-        await asyncio.to_thread(self._work.carry, (await _json(request)).get("direction"))
-        return web.json_response({})
-
-    async def _stop(self, request: web.Request) -> web.StreamResponse:
-        self._work.stop()
-        return web.json_response({})
-
-    async def _export(self, request: web.Request) -> web.StreamResponse:
-        path = await asyncio.to_thread(self._work.export, (await _json(request)).get("format"))
+    def _export(self, request: web.Request, body: bytes) -> web.FileResponse:
+        path = self._work.export(_json(body).get("format"))
         return web.FileResponse(path, headers={"Content-Disposition": f'attachment; filename="{path.name}"'})
+
+
+def _in_thread(answer: Answer) -> Handler:
+    """Answers in a thread: the page goes on while something is decoded, cut or written."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        found = await asyncio.to_thread(answer, request, await request.read())
+        return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+
+    return handle
 
 
 @web.middleware
@@ -183,6 +167,11 @@ def _refusal(status: int, words: str) -> web.Response:
     return web.json_response({"error": words}, status=status, headers=HEADERS)
 
 
+def _deflated(mask: np.ndarray, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=zlib.compress(mask.astype(np.uint8).tobytes(), 1), headers=headers,
+                        content_type="application/octet-stream")
+
+
 def _number(request: web.Request) -> int:
     return int(request.match_info["number"])
 
@@ -202,9 +191,9 @@ def _revision(request: web.Request) -> int:
     return int(word)
 
 
-async def _json(request: web.Request) -> dict[str, Any]:
+def _json(body: bytes) -> dict[str, Any]:
     try:
-        contents = json.loads(await request.text())
+        contents = json.loads(body)
     except (ValueError, RecursionError):
         contents = None
     if not isinstance(contents, dict):
