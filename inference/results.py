@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.feature_spec import RANDOM, folder_name
 from utils.files import claimed, sync_files, write_text
 from utils.masks import read_mask
-from utils.run_record import RECORD
+from utils.run_record import RECORD, read_record
 
 # What can be written beside the masks: a JPEG a frame with the objects laid over, the same as a video, a sheet of some
 # frames, a table of each object's confidence, and a JPEG a frame that shows it.
@@ -76,11 +76,8 @@ class SequenceFiles:
 
     def recorded(self) -> dict[str, Any] | None:
         """What `begin` or `finish` wrote last; None where this program has made nothing there."""
-        try:
-            record = json.loads((self.masks / RECORD).read_text(encoding="utf-8"))
-            return record if {"method", "source", "finished", "frames"} <= set(record) else None
-        except (OSError, ValueError, TypeError):
-            return None
+        record = read_record(self.masks)
+        return record if {"method", "source", "finished", "frames"} <= record.keys() else None
 
     def present(self, frames: Iterable[str]) -> list[Path]:
         """The files that there are of `frames`, and of the sequence as a whole, whatever the products."""
@@ -238,11 +235,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _refuse_other_method(path: Path, method: dict[str, Any]) -> None:
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8"))["method"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say how the masks beside it were made ({error!r}); give --overwrite or "
-                        "another --mask-output-dir") from error
+    before = read_record(path.parent).get("method")
+    if not isinstance(before, dict):
+        raise UserError(f"{path} does not say how the masks beside it were made; give --overwrite or another "
+                        "--mask-output-dir")
     changed = [f"{key} {before.get(key)} -> {method.get(key)}" for key in {**before, **method}
                if before.get(key) != method.get(key)]
     if changed:

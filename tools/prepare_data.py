@@ -64,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 logger.info("%s exists and is left alone", folder)
             elif not decode_video(video, folder, args.short_side, args.quality):
                 broken.append(str(video))
-    length = load_train_config().video_len
-    index = index_videos(scan_videos(args.root), length)
-    keep_index(index, args.root)
+    keep_index(index_videos(scan_videos(args.root), load_train_config().video_len), args.root)
     if broken:
         raise UserError(f"{len(broken)} videos could not be decoded: {', '.join(broken)}; convert or replace them")
 

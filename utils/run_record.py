@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.values import parse_json, read_text
 
@@ -25,12 +25,21 @@ class FeaturesUsed(NamedTuple):
         return f"{self.spec} ({', '.join(filter(None, files))})" if any(files) else self.spec
 
 
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """What run.json in a folder says; nothing where there is none that can be read."""
+    try:
+        record = parse_json(read_text(Path(folder, RECORD)))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def features_used(results: str | Path) -> FeaturesUsed | None:
     """Which features made `results`, by its run.json; None where that says nothing of them."""
+    record = read_record(results)
     try:
-        record = parse_json(read_text(Path(results, RECORD)))
         method = record["method"]
         return FeaturesUsed(str(method["KEY"]), record.get("model"), method.get("model_sha256"),
                             {str(name): str(digest) for name, digest in method.get("feature_weights", {}).items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return None

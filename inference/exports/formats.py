@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inference.exports.annotations import write_coco, write_cvat, write_labelme, write_yolo, write_youtube_vis
-from inference.exports.measures import write_csv, write_label_stack
+from inference.exports.measures import write_label_stack, write_measures
 from inference.exports.movies import read_fill, write_background, write_cutout
 from inference.exports.results import Options, ResultSequence
 from utils.errors import UserError
@@ -30,7 +30,7 @@ FORMATS = {
     "labelme": Format(write_labelme, ("",), ("names", "polygons", "frames")),
     "yolo-seg": Format(write_yolo, ("",), ("names", "frames")),
     "cvat": Format(write_cvat, (".xml",), ("names", "frames"), single=True),
-    "csv": Format(write_csv, (".csv",), ("names",)),
+    "csv": Format(write_measures, (".csv",), ("names",)),
     "tiff": Format(write_label_stack, (".tif", ".tiff"), single=True),
     "cutout": Format(write_cutout, (".webm", ".mov", ""), ("objects", "feather"), single=True, pictures=True),
     "background": Format(write_background, (".mp4",), ("objects", "feather", "fill"), single=True, pictures=True),

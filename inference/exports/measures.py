@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,31 +12,29 @@ from PIL import Image
 
 from inference.exports.results import Options, ResultSequence
 from inference.exports.shapes import box
-from utils.files import replacing
+from utils.files import replacing, write_csv
 
 COLUMNS = ("sequence", "frame", "name", "time", "object", "label", "area", "centroid_x", "centroid_y", "box_x", "box_y",
            "box_width", "box_height", "perimeter", "orientation", "confidence", "lost")
 
 
-def write_csv(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
+def write_measures(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
     """A row for every object in every frame; fields that do not exist there are empty.
 
     Pixels are counted from the centre of the top left one, (0, 0). `area` [pixels]; `perimeter` [pixels] along the
     border pixels' centres, holes included; `orientation` [degrees] of the longest extent, from -90 (exclusive) to 90,
     0 along x and 90 along y downwards; `time` [seconds]; `confidence` in [0,1].
     """
-    with replacing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for sequence in sequences:
-            for number, frame, mask in zip(sequence.numbers, sequence.frames, sequence.masks()):
-                time = "" if sequence.video is None else f"{float(sequence.video.time(number)):.6f}"
-                for k in sequence.ids:
-                    sure = sequence.confidence.get((frame, k))
-                    writer.writerow((
-                        sequence.name, number, frame, time, k, options.names[k],
-                        *_measured((mask == k).astype(np.uint8)),
-                        *(("", "") if sure is None else (f"{sure.trust:.4f}", int(sure.lost)))))
+    rows = []
+    for sequence in sequences:
+        for number, frame, mask in zip(sequence.numbers, sequence.frames, sequence.masks()):
+            time = "" if sequence.video is None else f"{float(sequence.video.time(number)):.6f}"
+            for k in sequence.ids:
+                sure = sequence.confidence.get((frame, k))
+                trust = ("", "") if sure is None else (f"{sure.trust:.4f}", int(sure.lost))
+                rows.append((sequence.name, number, frame, time, k, options.names[k],
+                             *_measured((mask == k).astype(np.uint8)), *trust))
+    write_csv(out, COLUMNS, rows)
 
 
 def write_label_stack(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from datasets.video import OwnVideo
 from inference.confidence import Row, read_table
 from utils.errors import UserError
 from utils.masks import object_ids, read_mask
-from utils.run_record import RECORD
+from utils.run_record import read_record
 
 
 class Options(NamedTuple):
@@ -108,7 +107,9 @@ def read_results(folder: Path, video: str | None, sequences: list[str] | None) -
     taken = {name: files for name, files in found.items() if sequences is None or name in sequences}
     if video is not None and len(taken) > 1:
         raise UserError(f"--video is the video of one sequence, and {masks} has {len(taken)}; add --sequence NAME")
-    video = video or (_recorded_video(masks / RECORD) if len(taken) == 1 else None)
+    recorded = read_record(masks).get("video")
+    if video is None and len(taken) == 1 and isinstance(recorded, str) and Path(recorded).exists():
+        video = recorded
     opened = None if video is None else open_video(video)
     return [ResultSequence(name, list(files.values()), opened, _read_confidence(masks, name))
             for name, files in taken.items()]
@@ -122,15 +123,6 @@ def _mask_folder(folder: Path) -> Path:
         raise UserError(f"one feature's masks are exported, and {folder} has {', '.join(p.name for p in features)}; "
                         f"give one of them, such as {features[0]}")
     return features[0] if features else folder
-
-
-def _recorded_video(record: Path) -> str | None:
-    """The video that `run.json` names, where it is still there."""
-    try:
-        video = json.loads(record.read_text(encoding="utf-8")).get("video")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return video if isinstance(video, str) and Path(video).exists() else None
 
 
 def _read_confidence(masks: Path, name: str) -> dict[tuple[str, int], Row]:
