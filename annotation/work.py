@@ -46,13 +46,12 @@ class Work:
         self._session, self._files, self._command, self._batch = session, files, command, batch_size
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._news = read_table(files.table) if files.table.is_file() else []  # in the order in which they are known
-        self._rows = {(row.frame, row.object): row for row in self._news}
         self._progress: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
         self._both, self._error = False, ""
         self._model = "the model is being loaded"
         self._new_propagator: Callable[[], VideoPropagator] | None = None
-        self._doubtful_of = functools.lru_cache(1)(self._find_doubtful)
+        self._doubtful = functools.lru_cache(1)(self._find_doubtful)
         self._loading = threading.Thread(target=self._load, args=(load,), daemon=True)
         self._loading.start()
 
@@ -117,17 +116,13 @@ class Work:
                 "rate": float(video.rate), "times": [float(video.time(number)) for number in range(len(video))],
                 "formats": OFFERED}
 
-    def doubtful(self) -> list[int]:
-        """The frames that are best corrected next."""
-        return self._doubtful_of(len(self._news), frozenset(self._session.given), frozenset(self._session.objects))
-
     def state(self, since: int, frame: int) -> dict[str, Any]:
         """What does: rows of confidence after the first `since`, the revision of `frame`, objects, progress."""
         session = self._session
         return {"objects": session.objects, "given": sorted(session.given), "results": session.result_ranges(),
                 "revision": session.revision(frame), "model": "ready" if self._new_propagator else self._model,
                 "carrying": self._progress, "error": self._error, "rows_before": since,
-                "doubtful": self.doubtful(),
+                "doubtful": self._doubtful(len(self._news), frozenset(session.given), frozenset(session.objects)),
                 "rows": [(row.frame, row.object, round(row.trust, 4), row.lost) for row in self._news[since:]],
                 "command": self._command(session.given_files(), self._both)}
 
@@ -171,7 +166,7 @@ class Work:
         left = [len(one.order) - one.done for one, wanted in
                 ((backward, direction != "forward"), (forward, direction != "backward")) if wanted]
         self._watch, self._table_due = LostWatch(), 0.0
-        self._began, self._done, self._total = time.monotonic(), 0, max(1, sum(left))
+        self._began, self._done, self._total = time.monotonic(), 0, sum(left)
         if direction != "forward":
             for result in backward.carry(new_propagator()):
                 self._count()
@@ -189,7 +184,7 @@ class Work:
     def _count(self) -> None:
         self._done, seconds = self._done + 1, time.monotonic() - self._began
         self._progress = {"done": self._done, "total": self._total,
-                          "seconds_left": seconds / self._done * max(0, self._total - self._done)}
+                          "seconds_left": seconds / self._done * (self._total - self._done)}
 
     def _keep(self, result: FrameResult) -> None:
         """The result of a frame to disk, and its confidence to the table."""
@@ -197,16 +192,14 @@ class Work:
         write_mask(self._files.mask(name), result.mask)
         found = confidences(result.prediction)
         lost = self._watch(found)
-        for one in found:
-            row = Row(result.number, name, *one, one.object in lost)
-            self._rows[result.number, one.object] = row
-            self._news.append(row)
+        self._news += [Row(result.number, name, *one, one.object in lost) for one in found]
         self._session.result_changed(result.number)
         if time.monotonic() > self._table_due:
             self._write_table()
             self._table_due = time.monotonic() + TABLE_EVERY
 
     def _write_table(self) -> None:
-        if self._rows:
-            write_table(self._files.table, [row for _, row in sorted(self._rows.items())])
+        latest = {(row.frame, row.object): row for row in self._news}
+        if latest:
+            write_table(self._files.table, [row for _, row in sorted(latest.items())])
 
