@@ -37,8 +37,8 @@ from utils.errors import UserError, run_script
 from utils.files import new_folder
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the results, refuse what does not fit, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("results", type=Path, metavar="RESULTS")
@@ -52,12 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--frames", type=Path, metavar="FOLDER", help="also write the frames there, <sequence>/<frame>.jpg")
     add("--feather", type=float, metavar="PIXELS", help="soften the border by this much (default: not at all)")
     add("--fill", metavar="COLOUR", help="blur, or a colour such as #00ff00 (default: #00ff00)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Read the results, refuse what does not fit, write."""
-    args = parse_arguments(argv)
+    args = parser.parse_args(argv)
     start_console()
     kind = FORMATS[args.format]
     refuse_contradictions(args, kind)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
 import numpy as np
 
 
-def box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def box(mask: np.ndarray) -> Sequence[int]:
     """The smallest box around a mask that is not empty."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return x, y, width, height
+    return cv2.boundingRect(mask.astype(np.uint8))
 
 
 def polygons(mask: np.ndarray) -> list[np.ndarray]:
@@ -29,10 +29,9 @@ def edge_polygons(mask: np.ndarray) -> list[np.ndarray]:
     A point, a line and other degenerate outlines have an area this way, which COCO's readers ask for.
     """
     # At 3 times the size an outline runs through the centres of a pixel's outer thirds, 1/3 from its edge.
-    found, _ = cv2.findContours(np.kron(mask.astype(np.uint8), np.ones((3, 3), np.uint8)), cv2.RETR_EXTERNAL,
-                                cv2.CHAIN_APPROX_SIMPLE)
+    found = polygons(np.kron(mask, np.ones((3, 3), np.uint8)))
     # thirds 0, 1, 2 of pixel i lie at 3i ... 3i+2: the outer ones go to the nearest edge, i or i + 1.
-    return [(outline[:, 0] + 1) // 3 for outline in found]
+    return [(outline + 1) // 3 for outline in found]
 
 
 def uncompressed_rle(mask: np.ndarray, order: Literal["F", "C"]) -> list[int]:
