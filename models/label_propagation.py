@@ -42,9 +42,7 @@ def context_frames(reference: int, frame: int, gaps: Sequence[int], first: str =
 
 
 class Group(NamedTuple):
-    """Classes with the same reference frames. Lists that index tensors are copied to a GPU at each use, so this is
-    made where labels are given and serves all frames after it.
-    """
+    """Classes with the same reference frames; made where labels are given, as a GPU copies lists at each use."""
 
     references: tuple[int, ...]
     classes: Tensor  # [m] int64

@@ -92,7 +92,6 @@ class NeighbourPropagation:
         knn: neighbours of a position; all candidates where there are fewer.
         radius: [positions] recent frames count within this distance on the feature map: of a "circle" strictly below
             it, of a "square" up to it along lines and columns.
-        window: "circle" or "square".
         near_references: references, too, count within the radius only.
         temperature: divides similarities before the softmax over the neighbours.
         method: "exact", or "fast", which may miss a neighbour (CPU) or compares in float16 (CUDA).

@@ -154,14 +154,9 @@ class BilateralUpsampling:
 
 
 class Windows:
-    """The windows of label cells around the pixels of one picture, and the weights in them.
+    """The windows of label cells [h,w] = `shape` around the pixels of one picture, and the weights in them.
 
-    Args:
-        colours: of the pixels, uint8 [H,W,3], in the space in which they are compared.
-        shape: [h,w] of the label map.
-        window: [cells] a side.
-        sigma_colour, sigma_distance: [levels] of a channel and [cells].
-        threads: how many work on tiles side by side.
+    `colors` are uint8 [H,W,3] in the space in which they are compared; `sigma_color` is in levels, the other in cells.
     """
 
     def __init__(self, colors: Tensor, shape: tuple[int, int], *, window: int, sigma_color: float,
@@ -246,9 +241,7 @@ def mix(labels: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
 
 
 def argmax_of_parts(parts: Iterable[Tensor]) -> Tensor:
-    """Soft labels [M,...], in parts [m,...] that follow one another, to the largest channel, [...]; of equals the
-    first.
-    """
+    """Soft labels [M,...], in successive parts [m,...], to the largest channel, [...]; of equals the first."""
     remaining = iter(parts)
     part = next(remaining)
     (best, winner), start = part.max(0), len(part)

@@ -40,9 +40,6 @@ class Journal:
     `LONGEST_UNREAD` steps. There the processes also tell each other of clips that could not be decoded and of signals.
 
     Args:
-        log: where the records go.
-        state: its progress is where the run stands.
-        stop: a signal to this process.
         log_every: steps between two records.
         pictures: makes pictures of a batch every `pictures_every` steps; 0 for none.
         batch_size: clips a step, over all processes.

@@ -17,7 +17,6 @@ class TrainingStep:
 
     Args:
         state: what a step changes; its `progress.step` tells the anchors' generator which step it is.
-        objective: what is minimised.
         precision: of the forward pass, a key of `PRECISIONS`.
         parts: a batch is computed in so many parts, whose gradients are averaged.
         seed: of the anchors.

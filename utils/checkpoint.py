@@ -164,16 +164,14 @@ def average_models(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
             for name, tensor in states[0].items() if tensor.is_floating_point()}
 
 
-def _summary(contents: dict[str, Any]) -> dict[str, Any]:
-    tensors = contents["model"].values()
-    return {"tensors": len(tensors), "parameters and statistics": sum(t.numel() for t in tensors),
-            **{key: value for key, value in contents.items() if key not in ("model", "training")}}
-
-
 def _main() -> None:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m utils.checkpoint MODEL")
-    print(json.dumps(_summary(read_checkpoint(sys.argv[1])), indent=2, default=str))
+    contents = read_checkpoint(sys.argv[1])
+    tensors = contents["model"].values()
+    summary = {"tensors": len(tensors), "parameters and statistics": sum(t.numel() for t in tensors),
+               **{key: value for key, value in contents.items() if key not in ("model", "training")}}
+    print(json.dumps(summary, indent=2, default=str))
 
 
 if __name__ == "__main__":

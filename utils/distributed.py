@@ -115,16 +115,13 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         means, variances = gather(local[None]).unbind(1)  # [world,C] each
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
-        self._count(mean.detach(), variance.detach(), values.numel() // values.shape[1] * world_size())
+        with torch.no_grad():
+            count = values.numel() // values.shape[1] * world_size()
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
         return (values * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(x.dtype)
-
-    @torch.no_grad()
-    def _count(self, mean: Tensor, variance: Tensor, size: int) -> None:
-        """Add a batch of `size` values a channel to the running statistics."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (size / (size - 1)), self.momentum)
-        self.num_batches_tracked += 1
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:
