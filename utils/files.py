@@ -188,10 +188,12 @@ def _remove_leftovers(top: Path) -> None:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which must not exist; when the block ends well, rename it to `path`."""
+    """Yield a temporary folder beside `path`, which must not exist; when the block ends well, rename it to `path`.
+
+    Its name cannot be guessed, so that two runs do not write to one.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+    temporary = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
         temporary.mkdir(parents=True)
         yield temporary
