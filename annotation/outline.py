@@ -48,13 +48,8 @@ def cut_scribbles(frame: np.ndarray, mask: np.ndarray, inside: np.ndarray, outsi
     if not (inside.any() or mask.any()):
         return mask
     hints = np.full(frame.shape[:2], cv2.GC_BGD, np.uint8)
-    known = inside | mask | outside
-    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
     # A first scribble lies within an object that may reach as far again; a mask is about as large as its object.
-    reach = ROUGH if mask.any() else UNKNOWN
-    up, down = _grown(rows[0], rows[-1] + 1, len(known), reach)
-    left, right = _grown(columns[0], columns[-1] + 1, known.shape[1], reach)
-    hints[up:down, left:right] = cv2.GC_PR_BGD
+    hints[_around(inside | mask | outside, ROUGH if mask.any() else UNKNOWN)] = cv2.GC_PR_BGD
     hints[mask], hints[inside], hints[outside] = cv2.GC_PR_FGD, cv2.GC_FGD, cv2.GC_BGD
     return _cut(frame, hints)
 
@@ -87,12 +82,11 @@ class BorderLines:
 
 def _cut(frame: np.ndarray, hints: np.ndarray) -> np.ndarray:
     """GrabCut of the part of the frame around what `hints` leaves open, at a reduced size where it is large."""
-    rows, columns = np.flatnonzero((hints != cv2.GC_BGD).any(1)), np.flatnonzero((hints != cv2.GC_BGD).any(0))
-    part = tuple(slice(*_grown(at[0], at[-1] + 1, length, MARGIN)) for at, length in zip((rows, columns), hints.shape))
-    picture, seen = frame[part], hints[part]
+    part = _around(hints != cv2.GC_BGD, MARGIN)
+    seen = hints[part]
     scale = min(1.0, (MOST_PIXELS / seen.size) ** 0.5)
     size = tuple(max(1, round(side * scale)) for side in seen.shape[::-1])
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(frame[part], size, interpolation=cv2.INTER_AREA)
     labels = cv2.resize(seen, size, interpolation=cv2.INTER_NEAREST)
     sure = np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any() and np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).any()
     if sure:  # its colour models need pixels of both kinds
@@ -105,7 +99,8 @@ def _cut(frame: np.ndarray, hints: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _grown(start: int, stop: int, length: int, share: float) -> tuple[int, int]:
-    """A range grown by a share of itself, at least 2, on both sides, within [0, length)."""
-    more = max(2, round((stop - start) * share))
-    return max(0, start - more), min(length, stop + more)
+def _around(mask: np.ndarray, share: float) -> tuple[slice, ...]:
+    """Rows and columns of a mask's box, grown by a share of it, at least 2, on each side, within the frame."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    more = [max(2, round(side * share)) for side in (height, width)]
+    return tuple(slice(max(0, at - by), at + side + by) for at, side, by in zip((y, x), (height, width), more))
