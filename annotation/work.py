@@ -136,11 +136,8 @@ class Work:
     def _load(self, load: Callable[[], Callable[[], VideoPropagator]]) -> None:
         try:
             self._new_propagator = load()
-        except UserError as error:
-            self._model = str(error)
         except Exception as error:
-            logger.exception("loading the model")
-            self._model = f"the model could not be loaded: {error}"
+            self._model = _words_of(error, "loading the model")
 
     def _run(self, direction: str, masks: dict[int, np.ndarray], new_propagator: Callable[[], VideoPropagator]) -> None:
         try:
@@ -148,11 +145,8 @@ class Work:
                 self._keep(result)
                 if self._stop.is_set():
                     break
-        except UserError as error:
-            self._error = str(error)
         except Exception as error:
-            logger.exception("carrying masks")
-            self._error = f"carrying ended: {error}"
+            self._error = _words_of(error, "carrying masks")
         finally:
             self._write_table()
             self._progress = None
@@ -202,4 +196,12 @@ class Work:
         latest = {(row.frame, row.object): row for row in self._news}
         if latest:
             write_table(self._files.table, [row for _, row in sorted(latest.items())])
+
+
+def _words_of(error: Exception, doing: str) -> str:
+    """What the page says of an error; one that is not the user's is logged, too."""
+    if isinstance(error, UserError):
+        return str(error)
+    logger.error(doing, exc_info=error)
+    return f"{doing} failed: {error}"
 

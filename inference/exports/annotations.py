@@ -36,7 +36,7 @@ def write_coco(sequences: Sequence[ResultSequence], out: Path, options: Options)
                                     "category_id": categories[options.names[k]],
                                     "segmentation": _segmentation(own, options),
                                     "bbox": list(box(own)), "area": int(own.sum())})
-    _write_coco(out, categories, images=images, annotations=annotations)
+    _write_json(out, categories, images=images, annotations=annotations)
 
 
 def write_youtube_vis(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
@@ -60,7 +60,7 @@ def write_youtube_vis(sequences: Sequence[ResultSequence], out: Path, options: O
             annotations.append({"id": len(annotations) + 1, "video_id": len(videos), "iscrowd": 0,
                                 "category_id": categories[options.names[k]], "width": sequence.width,
                                 "height": sequence.height, "length": len(sequence.frames), **track})
-    _write_coco(out, categories, videos=videos, annotations=annotations)
+    _write_json(out, categories, videos=videos, annotations=annotations)
 
 
 def write_labelme(sequences: Sequence[ResultSequence], out: Path, options: Options) -> None:
@@ -151,6 +151,6 @@ def _categories(options: Options) -> dict[str, int]:
     return {label: number for number, label in enumerate(dict.fromkeys(options.names.values()), start=1)}
 
 
-def _write_coco(out: Path, categories: Mapping[str, int], **sections: list[dict[str, Any]]) -> None:
+def _write_json(out: Path, categories: Mapping[str, int], **sections: list[dict[str, Any]]) -> None:
     listed = [{"id": number, "name": label, "supercategory": ""} for label, number in categories.items()]
     write_text(out, json.dumps({**sections, "categories": listed}))
