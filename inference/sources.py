@@ -69,9 +69,6 @@ def source_record(args: argparse.Namespace) -> dict[str, Any]:
 def split_by_length(sequences: Sequence[EvaluationSequence], processes: int) -> list[list[EvaluationSequence]]:
     """One list of sequences a process: the longest first, each to the process with the fewest frames so far."""
     shares: list[list[EvaluationSequence]] = [[] for _ in range(processes)]
-    frames = [0] * processes
     for sequence in sorted(sequences, key=lambda sequence: -len(sequence.frames)):
-        least = frames.index(min(frames))
-        shares[least].append(sequence)
-        frames[least] += len(sequence.frames)
+        min(shares, key=lambda share: sum(len(one.frames) for one in share)).append(sequence)
     return shares
