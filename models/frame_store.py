@@ -45,7 +45,6 @@ class FrameStore:
 
     Args:
         shape: (C,h,w) of the features.
-        device: where they lie.
         bound_dtype: arithmetic of the bounds, bfloat16 or float32; None keeps no bounds.
     """
 

@@ -116,11 +116,9 @@ class LabelPropagator:
         """Stand where `step` left off after `frames` frames.
 
         Args:
-            frames: how many.
             features: [C,h,w] by frame: those in reach, those of `given`, and `basis`, the `basis_frame` of then.
             labels: a frame to the labels that `step` had returned.
             given: the classes that labels were given of, by frame.
-            basis: see `features`.
         """
         self.reset()
         anchor = self._neighbours.prepare(features[basis])  # the first frame of a store gives it its basis

@@ -162,9 +162,8 @@ class NeighbourPropagation:
             rows = numbers_on(store.device, queries)
             best.similarity[rows], best.candidate[rows] = self._search_all(store, query, slots, queries)
 
-        if len(left):
-            tiles = [left[first:first + tile] for first in range(0, len(left), tile)]
-            side_by_side(compare_all, tiles, threads if store.bound_dtype else 1)
+        tiles = [left[first:first + tile] for first in range(0, len(left), tile)]
+        side_by_side(compare_all, tiles, threads if store.bound_dtype else 1)
         return best
 
     def _is_fused(self, store: FrameStore) -> bool:

@@ -179,7 +179,6 @@ class VideoPropagator:
         """Stand where `predict` left off after the first `frames` frames of a video, to the last bit.
 
         Args:
-            frames: how many.
             features: by frame, from `encode`: those in `reach`, those with masks, and `basis`.
             prediction: a frame to what `predict` had returned.
             masks: by frame, all that `predict` was given, with `correct`.

@@ -82,8 +82,8 @@ class BilateralUpsampling:
     Args:
         window: odd, above 1, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of
             the map.
-        colour_space: of the distance of colours: "rgb", or "lab" with L, a and b as 8-bit pictures hold them.
-        sigma_colour: the distance of colours, each channel in [0,1], at which a weight has fallen to exp(-1/2).
+        color_space: of the distance of colours: "rgb", or "lab" with L, a and b as 8-bit pictures hold them.
+        sigma_color: the distance of colours, each channel in [0,1], at which a weight has fallen to exp(-1/2).
         sigma_distance: the same of positions [cells].
 
     `ValueError` for other values.

@@ -100,11 +100,8 @@ class Journal:
         self.signalled = int(max(signals))
         self.longest_unread = int(min(max(1, STOPS_WITHIN // max(slowest)), LONGEST_UNREAD))
         self._unread, self._failed, self._since = [], 0, time.perf_counter()
-        self._count_failures(int(sum(failed)))
-
-    def _count_failures(self, failed: int) -> None:
         position = self._state.progress
-        position.failed += failed
+        position.failed += int(sum(failed))
         if position.drawn >= FAILED_COUNTED_FROM and position.failed > FAILED_SHARE * position.drawn:
             raise UserError(f"at most {FAILED_SHARE:.0%} of the clips may have frames that cannot be decoded; "
                             f"{position.failed} of {position.drawn} had (the warnings above name them); "

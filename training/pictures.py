@@ -19,7 +19,6 @@ def training_pictures(model: nn.Module, batch: Batch, *, temperature: float, col
 
     Args:
         model: the network, left in the mode it is in.
-        batch: clips whose first one is shown.
         temperature: as in `color_loss`; the pictures are rebuilt without negatives.
         color_mode: what the target's channels are: LAB, AB or RGB.
         size: [width, height] of one frame, pixels.

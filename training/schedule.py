@@ -17,7 +17,6 @@ def learning_rate(epoch: int, *, base: float, epochs: int, cosine: bool) -> floa
 
     Args:
         epoch: from 1 to `epochs`.
-        base: the configured rate.
         epochs: length of the run; one that is not the published 300 passes through the same curve, stretched.
         cosine: warm-up over 25 epochs, cosine to epoch 260, then held; otherwise halved every 100 epochs.
     """

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.config_values import build, flatten, parse_pairs, read_yaml, shown, type_hints
+from utils.config_values import build, flatten, parse_pairs, read_values, shown, type_hints
 from utils.errors import UserError
 from utils.feature_spec import FEATURES_RULE, is_features
 from utils.names import NAME_RULE, is_name
-from utils.values import parse_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +241,8 @@ def load_settings(path: str | Path | None = None, overrides: Sequence[str] = (),
 
 
 def _read_settings(path: str | Path) -> dict[str, Any]:
-    return flatten(read_yaml(Path(path)), str(path))
+    values = read_values(Path(path), "YAML", name="settings file", option="--cfg")
+    return flatten({} if values is None else values, str(path))
 
 
 @functools.cache
@@ -262,13 +262,8 @@ def resolved(config: Any) -> dict[str, Any]:
 
 
 def _read_train_json(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        values = parse_json(read_text(path))
-    except OSError as error:
-        raise UserError(f"training config {path} cannot be read ({error.strerror}); "
-                        f"check --train_config (the default is {DEFAULT_TRAIN_CONFIG.name})") from error
-    except ValueError as error:
-        raise UserError(f"training config {path} is not JSON: {error}; correct the file") from error
+    values = read_values(path, "JSON", name="training config",
+                         option=f"--train_config (the default is {DEFAULT_TRAIN_CONFIG.name})")
     if not isinstance(values, dict):
         raise UserError(f"a training config is one JSON object; {path} holds a {type(values).__name__}")
     real, base = os.path.realpath(path), values.pop("base", None)

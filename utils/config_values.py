@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.values import parse_yaml, read_text
+from utils.values import parse_json, parse_yaml, read_text
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a settings file; `UserError` where it cannot be read or is no YAML."""
+def read_values(path: Path, language: str, *, name: str, option: str) -> Any:
+    """What a file of "JSON" or "YAML" holds; `UserError`, with its `name` and the `option` that gave it, for others."""
     try:
-        values = parse_yaml(read_text(path))
+        return (parse_json if language == "JSON" else parse_yaml)(read_text(path))
     except OSError as error:
-        raise UserError(f"settings file {path} cannot be read ({error.strerror}); check --cfg") from error
+        raise UserError(f"{name} {path} cannot be read ({error.strerror}); check {option}") from error
     except ValueError as error:
-        raise UserError(f"settings file {path} is not YAML: {error}; correct the file") from error
-    return {} if values is None else values
+        raise UserError(f"{name} {path} is not {language}: {error}; correct the file") from error
 
 
 def flatten(values: Any, origin: str) -> dict[str, Any]:
@@ -111,13 +110,13 @@ def _coerce(value: Any, hint: Any) -> Any:
     return value
 
 
-def shown(value: Any, most: int = 80) -> str:
+def shown(value: Any) -> str:
     """A value as its file has it, in a few words."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):
         text = repr(value)
-    return text if len(text) <= most else f"{text[:most]} ..."
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _type_name(hint: Any) -> str:
