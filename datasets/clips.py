@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from datasets.geometry import MAX_ANGLE, resize, rotate
 from datasets.liquid import apply_map, draw_pulls, liquid_map
 from utils.errors import UserError
 from utils.pictures import read_frame
+from utils.values import parse_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,6 @@ def frame_gaps(videos: Sequence[Video], gap: int, seconds: float) -> list[int]:
 
 def _rate(path: Path) -> float | None:
     try:
-        return json.loads(path.read_text())["fps"]
+        return float(parse_json(read_text(path))["fps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

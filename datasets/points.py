@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from datasets.video import OwnVideo
 from utils.errors import UserError
 from utils.files import write_csv
+from utils.values import parse_json, read_text
 
 # Of the 37 positions in BADJA's files those that its joint catalogue counts as annotated: legs, neck, tail, head.
 BADJA_JOINTS = (8, 9, 10, 12, 13, 14, 15, 18, 19, 20, 22, 23, 24, 25, 28, 31, 32, 33, 35, 36)
@@ -73,7 +73,7 @@ def read_badja(path: str | Path) -> list[BadjaFrame]:
     """One of BADJA's `joint_annotations/<sequence>.json`; joints stand there as (row, column)."""
     try:
         frames = []
-        for entry in json.loads(Path(path).read_text(encoding="utf-8")):
+        for entry in parse_json(read_text(path)):
             joints = {str(i): (float(entry["joints"][i][1]), float(entry["joints"][i][0])) for i in BADJA_JOINTS
                       if entry["visibility"][i]}
             frames.append(BadjaFrame(Path(entry["image_path"]), Path(entry["segmentation_path"]), joints))

@@ -85,14 +85,14 @@ def write_video(folder: Path, frames: np.ndarray) -> None:
         write_jpeg(folder / f"{t:05d}.jpg", frame, JPEG_QUALITY, sync=False)
 
 
-def write_davis(root: Path, clips: dict[str, Clip], subset: str = "val") -> None:
+def write_davis(root: Path, clips: dict[str, Clip]) -> None:
     """Write labelled clips in DAVIS-2017's layout: frames, palette masks and the list of sequences."""
     for name, clip in clips.items():
         write_video(root / "JPEGImages/480p" / name, clip.frames)
         for t, mask in enumerate(clip.masks):
             write_mask(root / "Annotations/480p" / name / f"{t:05d}.png", mask)
     (root / "ImageSets/2017").mkdir(parents=True, exist_ok=True)
-    (root / f"ImageSets/2017/{subset}.txt").write_text("".join(f"{name}\n" for name in clips))
+    (root / "ImageSets/2017/val.txt").write_text("".join(f"{name}\n" for name in clips))
 
 
 def _sprite(rng: np.random.Generator, size: tuple[int, int], appears: float) -> _Sprite:

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.edges import pack_contours, unpack_weights
-from datasets.geometry import (
-    MAX_ANGLE,
-    apply_theta,
-    color_frame,
-    crop_frame,
-    draw_crop,
-    draw_theta,
-    theta_grid,
-)
+from datasets.geometry import MAX_ANGLE, apply_theta, color_frame, crop_frame, draw_crop, draw_theta, theta_grid
 from datasets.lab import channels_first, color_levels, values_of
 from datasets.liquid import apply_map, draw_pulls, liquid_map, sampling_grid
 from datasets.photometric import photometric

@@ -104,14 +104,14 @@ def frame_scores(truth: np.ndarray, prediction: np.ndarray, ids: Sequence[int]) 
     return scores
 
 
-def object_births(truths: Iterable[np.ndarray]) -> dict[int, int]:
-    """The objects of index masks, uint8 [H,W] each, and the number of the frame in which each first appears.
+def object_births(truths: Iterable[np.ndarray | None]) -> dict[int, int]:
+    """The objects of index masks, uint8 [H,W] or None each, and the number of the frame in which each first appears.
 
     255 is void, but where it is the only label it is the object, as DAVIS 2016 writes it.
     """
     births: dict[int, int] = {}
     for t, truth in enumerate(truths):
-        for k in object_ids(truth):
+        for k in () if truth is None else object_ids(truth):
             births.setdefault(k, t)
     if len(births) > 1:
         births.pop(VOID, None)
@@ -138,15 +138,16 @@ def score_tracks(pairs: Iterable[tuple[np.ndarray, np.ndarray] | None], births: 
     return Scores(ids, ids, J, F)
 
 
-def evaluate_sequence(truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray],
+def evaluate_sequence(truths: Sequence[np.ndarray | None], predictions: Sequence[np.ndarray],
                       include_first_last: bool = False) -> Scores:
     """J and F of index masks in memory, uint8 [H,W] each, by the rules of DAVIS 2017 semi-supervised (DESIGN 9).
 
-    The first and the last frame are left out unless `include_first_last`. An object that appears late counts from the
-    frame after its first. `statistics(scores.J[i])` sums a row up.
+    Frames whose truth is None are left out, and the first and the last unless `include_first_last`. An object that
+    appears late counts from the frame after its first. `statistics(scores.J[i])` sums a row up.
     """
     last = len(truths) - 1
-    pairs = (pair if include_first_last or 0 < t < last else None for t, pair in enumerate(zip(truths, predictions)))
+    pairs = ((truth, prediction) if truth is not None and (include_first_last or 0 < t < last) else None
+             for t, (truth, prediction) in enumerate(zip(truths, predictions)))
     return score_tracks(pairs, object_births(truths), include_first_last)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.evaluation_video import read_video
 from datasets.filelists import EvaluationSequence, find_list, read_evaluation_list
-from evaluation.davis_metrics import object_births, score_tracks, statistics
+from evaluation.davis_metrics import evaluate_sequence, statistics
 from models.colornet import ColorNet
 from models.propagation import build_propagator
 from utils.config import TestSettings
@@ -50,8 +50,5 @@ class Validation:
         propagator = build_propagator(self.model, self.settings)
         truths, predictions = zip(*((frame.mask, propagator.step(frame.image, frame.mask))
                                     for frame in read_video(sequence)))
-        births = object_births(np.zeros_like(predictions[0]) if truth is None else truth for truth in truths)
-        pairs = [None if truth is None else (truth, mask) for truth, mask in zip(truths, predictions)]
-        pairs[0] = pairs[-1] = None
-        scores = score_tracks(pairs, births)
+        scores = evaluate_sequence(truths, predictions)
         return [(statistics(J).mean, statistics(F).mean) for J, F in zip(scores.J, scores.F) if not np.isnan(J).all()]
