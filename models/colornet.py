@@ -13,15 +13,8 @@ from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS
 from utils.images import imagenet_normalise
 
-
-class Size(NamedTuple):
-    """Channels of a model size."""
-
-    stages: tuple[int, int, int]  # stem and layer1, layer2, layer3
-    branch: int  # one half of layer4: the local branch alone, or the input of layer5
-
-
-SIZES = {"L": Size((64, 128, 256), 512), "M": Size((48, 96, 192), 256), "S": Size((32, 64, 128), 128)}
+# Channels of the stem and layer1, of layer2, of layer3, and of a branch: layer4 alone, or each half of it.
+SIZES = {"L": (64, 128, 256, 512), "M": (48, 96, 192, 256), "S": (32, 64, 128, 128)}
 
 
 class Features(NamedTuple):
@@ -50,8 +43,8 @@ class ColorNet(Trunk):
     """
 
     def __init__(self, *, size: str, has_global: bool, stem_kernel: int, feature_dim: int):
-        stages, branch = SIZES[size]
-        super().__init__((*stages, 2 * branch if has_global else branch), stem_kernel)
+        stem, layer2, layer3, branch = SIZES[size]
+        super().__init__((stem, layer2, layer3, 2 * branch if has_global else branch), stem_kernel)
         self.has_global = has_global
         heads = "both heads" if has_global else "the local head alone"
         self.shape = f"size {size} with {heads}, a stem of {stem_kernel}x{stem_kernel} and {feature_dim} channels"

@@ -43,7 +43,7 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary.touch(exist_ok=False)
         try:
             yield temporary
             if sync:

@@ -28,11 +28,6 @@ def told_apart(paths: Sequence[str | Path]) -> list[str]:
         return [os.path.basename(name) for name in names]
     words = [re.split(r"([/_\- ])", name) for name in names]  # words and what parts them, in turn
     shortest = min(map(len, words))
-    start = min(_shared(words), shortest - 1) // 2 * 2
-    end = min(_shared([part[::-1] for part in words]), shortest - start - 1) // 2 * 2
+    start = min(len(os.path.commonprefix(words)), shortest - 1) // 2 * 2
+    end = min(len(os.path.commonprefix([part[::-1] for part in words])), shortest - start - 1) // 2 * 2
     return ["".join(part[start:len(part) - end]) for part in words]
-
-
-def _shared(words: Sequence[Sequence[str]]) -> int:
-    """How many words at their beginning all of several sequences have in common."""
-    return next((i for i, column in enumerate(zip(*words)) if len(set(column)) > 1), min(map(len, words)))
