@@ -16,8 +16,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 STRAY = np.uint16(0xFFFF)  # label of a pixel whose colour is no object's
-EDGE_REACH = 2  # from an anti-aliased pixel to the objects it mixes [pixels]
-EDGE_WINDOW = np.ones((2 * EDGE_REACH + 1, 2 * EDGE_REACH + 1), np.uint8)
+EDGE_WINDOW = np.ones((5, 5), np.uint8)  # around an anti-aliased pixel: here are the objects it mixes
 OVERSHOOT = 1 / 6  # of the step between two colours: what a bicubic resize adds beyond either, at corners
 MOST_STRAYS = 1 / 4  # of all pixels: a picture with more is no mask
 NAMED = 5  # values or colours that a refusal lists
@@ -95,37 +94,21 @@ def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colors: n
     # Strays that touch fewer than two labels (lowest is STRAY where they touch none) mix nothing.
     phantom = (run_lowest >= run_highest)[run] | (len(y) > MOST_STRAYS * labels.size)
     if not phantom.any():
-        pixels, near = picture[y, x].astype(np.int32), _labels_near(labels, y, x, len(colors))
+        pixels = picture[y, x].astype(np.int32)
+        near = np.stack([cv2.dilate((labels == k).astype(np.uint8), EDGE_WINDOW)[y, x] > 0 for k in range(len(colors))],
+                        axis=1)  # [S,n]
         label, between = _nearest_color(pixels, near, colors)
         far = np.flatnonzero(~between)  # a thin tip fades out farther from its object than the window reaches
-        near = _any_in_group(near, run)[far]
-        label[far], between[far] = _nearest_color(pixels[far], near, colors)
+        near_run = np.zeros((n_runs, len(colors)), bool)
+        pixel, k = np.nonzero(near)
+        near_run[run[pixel], k] = True
+        label[far], between[far] = _nearest_color(pixels[far], near_run[run[far]], colors)
         labels[y, x], phantom = label, ~between
     if phantom.any():
         raise UserError("a colour is an object's where it fills a block of 3x3 pixels, or anti-aliasing where it lies "
                         f"between two such; {path} has others: {_described(picture, y[phantom], x[phantom])}; draw "
                         "with a hard edge, or save a palette PNG, whose values are taken as they are")
     logger.info("mask %s: %d pixels of anti-aliased edges took the nearest object's colour", path, len(y))
-
-
-def _labels_near(labels: np.ndarray, y: np.ndarray, x: np.ndarray, n: int) -> np.ndarray:
-    """Which of n labels lie within `EDGE_REACH` of each of S pixels: bool [S,n]."""
-    padded = np.pad(labels, EDGE_REACH, constant_values=STRAY)
-    near = np.zeros((len(y), n), bool)
-    for dy in range(2 * EDGE_REACH + 1):
-        for dx in range(2 * EDGE_REACH + 1):
-            label = padded[y + dy, x + dx]
-            pixel = np.flatnonzero(label != STRAY)
-            near[pixel, label[pixel]] = True
-    return near
-
-
-def _any_in_group(flags: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """bool [S,n] to bool [S,n]: whether the flag is set in any row of the same group, int [S]."""
-    groups = np.zeros((group.max() + 1, flags.shape[1]), bool)
-    row, column = np.nonzero(flags)
-    groups[group[row], column] = True
-    return groups[group]
 
 
 def _nearest_color(pixels: np.ndarray, near: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

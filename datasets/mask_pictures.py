@@ -8,7 +8,9 @@ ids, or one object in white; a colour picture one object a colour on black. What
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -196,20 +198,14 @@ def _black_background(path: Path, picture: np.ndarray) -> np.ndarray:
 
 def _refuse_unclear(path: Path, picture: np.ndarray, labels: np.ndarray, colors: list, strays: int) -> None:
     """`UserError` where a picture is not flat colours with thin edges on black, although each pixel could be told."""
-    if strays > np.count_nonzero(labels) or (strays and _nearest(colors) * 8 < picture.max()):
+    nearest = min((math.dist(*two) for two in combinations(colors, 2)), default=math.inf)
+    if strays > np.count_nonzero(labels) or (strays and nearest * 8 < picture.max()):
         raise UserError(f"edges of a mask are thinner than its objects, and its colours are far apart; {path} has "
                         f"{strays} pixels of edges; draw with a harder edge")
     ids = picture.shape[2] == 1 and picture.max() <= NEARLY_BLACK  # written by a program
     if labels.all() and not ids:
         raise UserError(f"the background of a mask is black; {path} has {few(map(color_name, colors[1:]))} and nothing "
                         f"black; paint the background black, or {AS_PALETTE}")
-
-
-def _nearest(colors: list[tuple[int, ...]]) -> float:
-    """The least distance between two of some colours."""
-    table = np.array(colors, float)
-    distances = np.linalg.norm(table[:, None] - table, axis=-1)
-    return distances[~np.eye(len(table), dtype=bool)].min() if len(table) > 1 else np.inf
 
 
 def _may_be_two_tones(picture: np.ndarray) -> bool:

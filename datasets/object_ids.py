@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +56,10 @@ class ObjectIds:
         fixed = {key: self._fixed(key, path) for key in keys}
         taken = {k for k in (*fixed.values(), *self._ids.values(), *self._masks) if k}
         ids = {key: self._add(key, taken, path) if k is None else k for key, k in fixed.items()}
-        for key, k in ids.items():
-            twin = next((other for other in ids if other != key and ids[other] == k), None)
-            if twin is not None:
-                raise UserError(f"an object has one colour or name in a file; {path} shows object {k} as {key} and as "
-                                f"{twin}; use one of the two")
+        for key, twin in combinations(ids, 2):
+            if ids[key] == ids[twin]:
+                raise UserError(f"an object has one colour or name in a file; {path} shows object {ids[key]} as {key} "
+                                f"and as {twin}; use one of the two")
         return [ids[key] for key in keys]
 
     def settle(self, mask: np.ndarray, path: Path) -> None:
