@@ -90,7 +90,7 @@ def weight_files(spec: str, words: Sequence[str]) -> dict[str, str]:
 
     `UserError` for a name that takes none, a file that is not there, and a format without its file.
     """
-    names = [term.name for term in parse_features(spec) if term.takes_weights]
+    names = [term.name for term in parse_features(spec) if term.kind in ("timm", "torchvision", *FORMATS)]
     files: dict[str, str] = {}
     for word in words:
         name, _, file = word.partition("=")

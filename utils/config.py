@@ -18,7 +18,7 @@ from typing import Any
 
 from utils.config_values import build, flatten, parse_pairs, read_values, shown, type_hints
 from utils.errors import UserError
-from utils.feature_spec import FEATURES_RULE, is_features
+from utils.feature_spec import FEATURES_RULE, parse_features
 from utils.names import NAME_RULE, is_name
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ UPSAMPLING = ("bilinear", "bilateral")
 RENAMED_KEYS = {"TEST.NORMALISE": "TEST.STRETCH"}
 
 
-def _key(allowed: str, valid: Callable[[Any], bool] = lambda value: True) -> Any:
-    """Declare a configuration key: what is allowed in words, and the test of it for a value of the right type."""
+def _key(allowed: str, valid: Callable[[Any], Any] = lambda value: True) -> Any:
+    """Declare a configuration key: what is allowed in words, and its test, which may raise ValueError as well."""
     return field(metadata={"allowed": allowed, "valid": valid})
 
 
@@ -147,7 +147,7 @@ class TestSettings:
     RADIUS_ON_FIRST: bool = _switch()
     FIRST_IN_RECENT: str = _one_of("repeat", "once", "never")
     TEMP: float = _positive()
-    KEY: str = _key(FEATURES_RULE, is_features)
+    KEY: str = _key(FEATURES_RULE, parse_features)
     CUSTOM_INTERVAL: bool = _switch()
     INFER_WH: tuple[int, int] = _key("[width, height] in pixels, positive multiples of 8 (--infer_wh), or [0, 0]: by "
                                      "INPUT_SIZE", lambda value: value == (0, 0) or all(v > 0 and v % 8 == 0

@@ -34,11 +34,6 @@ class Term(NamedTuple):
     layer: str | None
     stride: int | None  # [pixels] between features; None: as the network has it
 
-    @property
-    def takes_weights(self) -> bool:
-        """Whether a file may give the weights."""
-        return self.kind in ("timm", "torchvision", *FORMATS)
-
 
 def parse_features(spec: str) -> tuple[Term, ...]:
     """The terms of a specification; `ValueError`, which says what is wrong, for text that is none."""
@@ -69,14 +64,6 @@ def _parse_term(text: str) -> Term:
     if not weight > 0:
         raise ValueError(f"the weight of {match['name']} is not above 0")
     return Term(match["name"], weight, kind, model, layer, int(stride) if stride else None)
-
-
-def is_features(spec: str) -> bool:
-    """Whether `spec` names features."""
-    try:
-        return bool(parse_features(spec))
-    except ValueError:
-        return False
 
 
 def folder_name(spec: str) -> str:

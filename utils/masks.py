@@ -15,12 +15,9 @@ from utils.pictures import read_picture
 
 def _voc_palette() -> np.ndarray:
     """The 256 colours of PASCAL VOC and DAVIS, uint8 [256,3] RGB: the bits of an id dealt out to R, G, B in turn."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((ids >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # [256,8]
+    dealt = np.pad(bits, ((0, 0), (0, 1))).reshape(256, 3, 3)  # of each id, by round and channel
+    return np.packbits(dealt.swapaxes(1, 2), axis=2)[..., 0]  # the first round gives the highest bit
 
 
 DAVIS_PALETTE = _voc_palette()
