@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +17,11 @@ def checkpoint_activations(modules: Iterable[nn.Module]) -> None:
         module.forward = partial(_forward, module, module.forward)
 
 
-def _forward(module: nn.Module, forward: Callable[..., Tensor], x: Tensor, *options: Any) -> Tensor:
+def _forward(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        return forward(x, *options)
-    contexts: tuple[AbstractContextManager, AbstractContextManager] = nullcontext(), _frozen_statistics(module)
-    return checkpoint(forward, x, *options, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+        return forward(x)
+    return checkpoint(forward, x, use_reentrant=False, preserve_rng_state=False,
+                      context_fn=lambda: (nullcontext(), _frozen_statistics(module)))
 
 
 @contextmanager
