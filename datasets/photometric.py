@@ -32,12 +32,10 @@ def photometric(image: np.ndarray, rng: np.random.Generator, *, shadow: bool, bl
 
 def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation and hue in random order, each as torchvision's ColorJitter draws it."""
-    brightness, contrast, saturation = (rng.uniform(1 - x, 1 + x) for x in (BRIGHTNESS, CONTRAST, SATURATION))
-    hue = rng.uniform(-HUE, HUE)
-    changes = (lambda image: adjust_brightness(image, brightness), lambda image: adjust_contrast(image, contrast),
-               lambda image: adjust_saturation(image, saturation), lambda image: adjust_hue(image, hue))
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    amounts = [*(rng.uniform(1 - x, 1 + x) for x in (BRIGHTNESS, CONTRAST, SATURATION)), rng.uniform(-HUE, HUE)]
     for i in rng.permutation(4):
-        image = changes[i](image)
+        image = changes[i](image, amounts[i])
     return image
 
 

@@ -157,34 +157,24 @@ def score_proposals(pairs: Iterable[tuple[np.ndarray, np.ndarray]], ids: Sequenc
     A proposal is an id 1, 2, ... of the predictions. What is predicted on void pixels is taken away first. Rows come in
     the order of the proposals, which is the official package's.
     """
-    frames, n_proposals = [], len(ids)  # fewer proposals than objects are filled up with empty ones
-    for truth, prediction in pairs:
-        judged = np.where(truth == VOID, 0, prediction)
-        proposals = object_ids(judged)
-        n_proposals = max([n_proposals, *proposals])
-        frames.append(_pair_scores(truth, judged, ids, proposals))
-    scores = np.empty((2, n_proposals, len(ids), len(frames)))
-    for t, (of_empty, of_proposals) in enumerate(frames):
-        scores[..., t] = of_empty[:, None]
-        for k, values in of_proposals.items():
-            scores[:, k - 1, :, t] = values
-    match = best_matching(scores.mean(axis=(0, 3)).T)
+    frames = [_pair_scores(truth, np.where(truth == VOID, 0, prediction), ids) for truth, prediction in pairs]
+    n_proposals = max([len(ids), *map(max, frames)])  # fewer proposals than objects are filled up with empty ones
+    scores = np.reshape([[frame.get(k, frame[0]) for k in range(1, n_proposals + 1)] for frame in frames],
+                        (len(frames), n_proposals, 2, len(ids)))
+    match = best_matching(scores.mean(axis=(0, 2)).T)
     order = np.argsort(match)
-    J, F = scores[:, match[order], order]  # [2,N,T]
+    J, F = scores[:, match[order], :, order].transpose(2, 0, 1)  # [2,N,T]
     return Scores([ids[i] for i in order], [int(k) + 1 for k in match[order]], J, F)
 
 
-def _pair_scores(truth: np.ndarray, prediction: np.ndarray, ids: Sequence[int],
-                 proposals: Sequence[int]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """J and F, [2,N], of every object against an empty mask, and the same against each proposal by its id."""
+def _pair_scores(truth: np.ndarray, prediction: np.ndarray, ids: Sequence[int]) -> dict[int, np.ndarray]:
+    """J and F, [2,N], of every object against each proposal by its id, and against an empty mask by 0."""
     radius = tolerance(truth.shape)
     truths = [region(truth == k, radius) for k in ids]
-
-    def against(candidate: Region) -> np.ndarray:
-        return np.reshape([compare(r, candidate) for r in truths], (len(ids), 2)).T  # [2,N]
-
-    empty = Region(np.zeros(truth.shape, bool), 0, 0)
-    return against(empty), {k: against(region(prediction == k, radius)) for k in proposals}
+    candidates = {k: region(prediction == k, radius) for k in object_ids(prediction)}
+    candidates[0] = Region(np.zeros(truth.shape, bool), 0, 0)
+    return {k: np.reshape([compare(one, candidate) for one in truths], (len(ids), 2)).T
+            for k, candidate in candidates.items()}
 
 
 def best_matching(gain: np.ndarray) -> np.ndarray:

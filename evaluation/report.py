@@ -208,8 +208,7 @@ def _lines(names: Sequence[str], results: Sequence[SequenceResult]) -> Iterator[
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """[N,T] to [T]: the mean over the objects that are scored, NaN where none is."""
-    scored = ~np.isnan(values)
-    return np.where(scored.any(axis=0), np.nansum(values, axis=0) / np.maximum(scored.sum(axis=0), 1), np.nan)
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
 def worst_frames(results: Sequence[SequenceResult]) -> list[int]:
