@@ -84,24 +84,19 @@ def _settle_edges(path: Path, picture: np.ndarray, labels: np.ndarray, colors: n
     """
     stray = labels == STRAY
     y, x = np.nonzero(stray)  # S pixels
-    lowest = cv2.erode(labels, EDGE_WINDOW)[y, x]
-    highest = cv2.dilate(np.where(stray, np.uint16(0), labels), EDGE_WINDOW)[y, x]
-    n_runs, runs = cv2.connectedComponents(stray.astype(np.uint8), connectivity=8)
-    run = runs[y, x]
-    run_lowest, run_highest = np.full(n_runs, STRAY), np.zeros(n_runs, np.uint16)
-    np.minimum.at(run_lowest, run, lowest)
-    np.maximum.at(run_highest, run, highest)
-    # Strays that touch fewer than two labels (lowest is STRAY where they touch none) mix nothing.
-    phantom = (run_lowest >= run_highest)[run] | (len(y) > MOST_STRAYS * labels.size)
+    phantom = np.full(len(y), len(y) > MOST_STRAYS * labels.size)
     if not phantom.any():
-        pixels = picture[y, x].astype(np.int32)
         near = np.stack([cv2.dilate((labels == k).astype(np.uint8), EDGE_WINDOW)[y, x] > 0 for k in range(len(colors))],
                         axis=1)  # [S,n]
-        label, between = _nearest_color(pixels, near, colors)
-        far = np.flatnonzero(~between)  # a thin tip fades out farther from its object than the window reaches
-        near_run = np.zeros((n_runs, len(colors)), bool)
+        n_runs, runs = cv2.connectedComponents(stray.astype(np.uint8), connectivity=8)
+        run, near_run = runs[y, x], np.zeros((n_runs, len(colors)), bool)
         pixel, k = np.nonzero(near)
         near_run[run[pixel], k] = True
+        phantom = (near_run.sum(axis=1) < 2)[run]  # strays that touch fewer than two labels mix nothing
+    if not phantom.any():
+        pixels = picture[y, x].astype(np.int32)
+        label, between = _nearest_color(pixels, near, colors)
+        far = np.flatnonzero(~between)  # a thin tip fades out farther from its object than the window reaches
         label[far], between[far] = _nearest_color(pixels[far], near_run[run[far]], colors)
         labels[y, x], phantom = label, ~between
     if phantom.any():
