@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from datasets.video import OwnVideo
 from inference.confidence import FOUND_ABOVE, LOST_BELOW, Confidence, LostWatch, confidence_map, confidences
+from inference.pipeline import Job, Pass, merged
 from inference.two_way import PredictionStore, blend
 from models.propagation import Prediction
 from utils.errors import UserError
@@ -65,6 +68,33 @@ def test_a_damaged_prediction_ends_what_is_known(tmp_path):
     assert store.known(range(5), {0: ONE}) == 3
     (tmp_path / "1.npz").write_bytes(b"")
     assert store.known(range(5), {0: ONE}) == 1
+
+
+class BlackVideo(OwnVideo):
+    def __init__(self):
+        self.names = list("abcd")
+
+    def frames(self, start=0, stop=None):
+        return iter([np.zeros((4, 4, 3), np.uint8)] * len(self.names[start:stop]))
+
+    def reversed_frames(self, start):
+        return self.frames(0, start + 1)
+
+
+def test_kept_predictions_come_to_the_device_of_the_propagator(tmp_path, monkeypatch):
+    job, one = Job(BlackVideo(), {1: ONE, 3: ONE}, backward=True), prediction((0, 1), [[0.5], [0.5]])
+    for name, order in (("forward", range(1, 4)), ("backward", range(3, -1, -1))):
+        store = PredictionStore(tmp_path / name)
+        store.known(order, job.masks)
+        for number in order:
+            store.put(number, one, 0)
+    forward, backward = (Pass(job, backward=back, folder=tmp_path) for back in (False, True))
+    devices, get = [], PredictionStore.get
+    monkeypatch.setattr(PredictionStore, "get", lambda store, number, device, given: (
+        devices.append(device), get(store, number, "cpu", given))[1])
+    results = merged(job, forward, backward, SimpleNamespace(device=torch.device("cuda")))
+    assert [result.number for result in results] == [0, 1, 2, 3]
+    assert devices == 5 * [torch.device("cuda")], "three of the one way, two of the other"
 
 
 def test_memory_does_not_grow_with_what_is_kept(tmp_path):
