@@ -30,6 +30,7 @@ TABLE_EVERY = 5  # seconds between two writings of the table of confidence
 
 logger = logging.getLogger(__name__)
 
+
 class Work:
     """Carries the masks of a session and tells how far it is; one run at a time.
 
