@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from datasets.filelists import files_by_stem, natural
 from datasets.points import Point, read_badja
 from datasets.video_sets import chosen, read_all
-from utils.errors import UserError
+from utils.errors import UserError, require_packages
 from utils.names import NAME_RULE, is_name
 from utils.pictures import read_size
 from utils.values import read_text
@@ -65,9 +64,7 @@ def read_jhmdb_set(root: str | Path, sequences: Sequence[str] = ()) -> list[Keyp
 
     Joints may lie outside the frames. `UserError` lists what is missing.
     """
-    if not importlib.util.find_spec("scipy"):
-        raise UserError("JHMDB's joints are MATLAB files, which SciPy reads, and it is not installed; "
-                        "pip install -r requirements-tasks.txt")
+    require_packages("reading JHMDB's MATLAB files", "scipy", requirements="requirements-tasks.txt")
     root = Path(root)
     classes = _jhmdb_videos(root)
 

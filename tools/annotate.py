@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import importlib.util
 import logging
 import shlex
 import sys
@@ -38,7 +37,7 @@ from models.propagation import VideoPropagator, build_propagator, encoder_batch
 from utils.config import DEFAULT_SETTINGS, PRESETS, SHIPPED_MODEL, Settings, load_settings
 from utils.console import start_console
 from utils.device import resolve_device
-from utils.errors import UserError, run_script
+from utils.errors import UserError, require_packages, run_script
 from utils.files import claimed
 from utils.run_record import RECORD
 from utils.signals import StopRequest
@@ -74,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Open the video, hold the output folder, serve the page until Ctrl-C."""
     args = parse_arguments(argv)
     start_console()
-    if not importlib.util.find_spec("aiohttp"):
-        raise UserError("the page is served by aiohttp, which is not installed; "
-                        "pip install -r requirements-annotate.txt")
+    require_packages("the page", "aiohttp", requirements="requirements-annotate.txt")
     if not 0 <= args.port < 65536:
         raise UserError(f"--port is a number from 0 (any that is free) to 65535; it is {args.port}")
     if not Path(args.resume).is_file():

@@ -10,7 +10,6 @@ float32 [N,C,H/8,W/8] of unit length over C.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, 
 
 from models import load_model
 from models.colornet import Branches
-from utils.errors import UserError, run_script
+from utils.errors import require_packages, run_script
 from utils.feature_spec import FEATURE_KEYS
 from utils.files import refuse_existing, replacing
 
@@ -46,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args(argv)
     refuse_existing(args.out, args.overwrite)
-    missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(f"ONNX files are written with {' and '.join(missing)}, which are not installed; pip install -r "
-                        "requirements-onnx.txt")
+    require_packages("writing ONNX", "onnx", "onnxscript", requirements="requirements-onnx.txt")
     model = load_model(args.model)
     key = args.features or ("merge" if model.has_global else "color")
     write_onnx(Encoder(model, key), args.out)

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from utils.errors import UserError, run_script
+from utils.errors import UserError, require_packages, run_script
 from utils.files import refuse_existing, replacing
 from utils.names import told_apart
 from utils.values import parse_json, read_text
@@ -59,11 +59,9 @@ def running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
 
 def draw(runs: Sequence[Path], out: Path) -> None:
     """Write the picture, one panel a quantity, one line a run."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("curves are drawn by matplotlib, which is not installed; pip install -r requirements-dev.txt") \
-            from error
+    require_packages("drawing curves", "matplotlib", requirements="requirements-dev.txt")
+    from matplotlib.figure import Figure
+
     curves = dict(zip(told_apart(runs), map(read_curves, runs)))
     shown = [name for name in PANELS if any(name in found for found in curves.values())]
     figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -16,6 +17,14 @@ from utils.signals import Stopped, end_now
 
 class UserError(Exception):
     """A mistake of the user's. The message states the rule, the value that breaks it, and what to do."""
+
+
+def require_packages(purpose: str, *names: str, requirements: str) -> None:
+    """`UserError` where a package that a purpose needs is not installed; `requirements` is the file that names it."""
+    missing = [name for name in names if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f"{purpose} needs {' and '.join(missing)}, which is not installed; "
+                        f"pip install -r {requirements}")
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from inference.exports.annotations import write_coco, write_cvat, write_labelme,
 from inference.exports.measures import write_label_stack, write_measures
 from inference.exports.movies import read_fill, write_background, write_cutout
 from inference.exports.results import Options, ResultSequence
-from utils.errors import UserError
+from utils.errors import require_packages
 
 
 class Format(NamedTuple):
@@ -39,8 +38,8 @@ FORMATS = {
 
 def writer(name: str, options: Options) -> Callable[[Sequence[ResultSequence], Path], None]:
     """The function that writes format `name`; `UserError` for options that it cannot work with."""
-    if name in ("coco", "youtube-vis") and not options.polygons and not importlib.util.find_spec("pycocotools"):
-        raise UserError(f"masks of {name} are encoded by pycocotools, which is not installed; "
-                        "pip install -r requirements-export.txt, or ask for polygons (--polygons)")
+    if name in ("coco", "youtube-vis") and not options.polygons:
+        require_packages(f"{name} with exact masks", "pycocotools",
+                         requirements="requirements-export.txt, or ask for polygons (--polygons)")
     read_fill(options.fill)
     return lambda sequences, out: FORMATS[name].write(sequences, out, options)
