@@ -44,30 +44,23 @@ class ResultSequence:
                  confidence: dict[tuple[str, int], Row]):
         self.name, self.video, self.confidence, self._files = name, video, confidence, files
         self.frames = [file.stem for file in files]
-        self.ids: list[int] = []
-        sizes: dict[tuple[int, int], Path] = {}
-        for file in files:
-            mask = read_mask(file)
-            sizes.setdefault((mask.shape[1], mask.shape[0]), file)
-            self.ids = sorted({*self.ids, *object_ids(mask)})
-        if len(sizes) > 1:
-            (first, one), (second, other), *_ = sizes.items()
-            raise UserError(f"the masks of a sequence have one size; {one} is {first[0]}x{first[1]} and {other} "
-                            f"{second[0]}x{second[1]}; export results of one run")
-        self.width, self.height = next(iter(sizes))
-        # The frame's number in the video: masks may be those of a part of it.
-        self.numbers = list(range(len(files))) if video is None else self._numbers_in(video)
-
-    def _numbers_in(self, video: OwnVideo) -> list[int]:
-        known = {name: number for number, name in enumerate(video.names)}
+        reference, names = (files[0], self.frames) if video is None else (video.path, video.names)
+        known = {name: number for number, name in enumerate(names)}
         stray = [frame for frame in self.frames if frame not in known]
         if stray:
-            raise UserError(f"masks are named after the frames of their video, and {video.path} has no frame "
+            raise UserError(f"masks are named after the frames of their video, and {reference} has no frame "
                             f"{stray[0]}; name the right one with --video")
-        if video.size != (self.width, self.height):
-            raise UserError(f"masks have the size of their video, {self.width}x{self.height}, and {video.path} has "
-                            f"{video.size[0]}x{video.size[1]}; name the right one with --video")
-        return [known[frame] for frame in self.frames]
+        self.numbers = [known[frame] for frame in self.frames]  # in the video: masks may be those of a part of it
+        size: tuple[int, ...] = read_mask(files[0]).shape[::-1] if video is None else video.size
+        ids: set[int] = set()
+        for file in files:
+            mask = read_mask(file)
+            if mask.shape[::-1] != size:
+                raise UserError(f"the masks of a sequence have one size, that of its video; {reference} is {size[0]}x"
+                                f"{size[1]} and {file} {mask.shape[1]}x{mask.shape[0]}; export results of one run, or "
+                                "name the right video with --video")
+            ids.update(object_ids(mask))
+        self.ids, (self.width, self.height) = sorted(ids), size
 
     def masks(self) -> Iterator[np.ndarray]:
         """The index masks in order, uint8 [H,W] each."""
