@@ -166,6 +166,13 @@ def files_by_stem(folder: str | Path, suffixes: Container[str] = FRAME_SUFFIXES,
     return files
 
 
+def existing_folder(path: str | Path, flag: str, content: str) -> Path:
+    """The folder that an option names; `UserError`, which says what it holds, where there is none."""
+    if not os.path.isdir(path):
+        raise UserError(f"{flag} is a folder that holds {content}; {path} does not exist; check the path")
+    return Path(path)
+
+
 def visible_folders(folder: str | Path) -> list[str]:
     """Names of the folders in `folder` that are not hidden, in natural order."""
     return sorted((name for name in os.listdir(folder) if name[0] != "." and os.path.isdir(os.path.join(folder, name))),

@@ -18,6 +18,7 @@ from datasets.filelists import (
     MASK_SUFFIXES,
     EvaluationFrame,
     EvaluationSequence,
+    existing_folder,
     files_by_stem,
     natural,
     read_names,
@@ -88,10 +89,8 @@ def read_vip(root: str | Path, sequences: Sequence[str] = ()) -> list[Evaluation
 
 def read_folder_pair(frames: str | Path, masks: str | Path, sequences: Sequence[str] = ()) -> list[EvaluationSequence]:
     """Each folder of pictures in `frames`, or `frames` itself, from the first one of which `masks` has a mask on."""
-    for option, folder in (("--frames", frames), ("--masks", masks)):
-        if not os.path.isdir(folder):
-            raise UserError(f"{option} is a folder with one folder a sequence; {folder} does not exist")
-    frames, masks = Path(frames), Path(masks)
+    frames = existing_folder(frames, "--frames", "one folder of pictures a sequence")
+    masks = existing_folder(masks, "--masks", "one folder of masks a sequence")
     names = [name for name in visible_folders(frames) if files_by_stem(frames / name)]
     if not names:
         single = Path(os.path.abspath(frames)).name

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from datasets.filelists import MASK_SUFFIXES, files_by_stem, visible_folders
+from datasets.filelists import MASK_SUFFIXES, existing_folder, files_by_stem, visible_folders
 from datasets.video_sets import DAVIS_IMAGES, chosen, davis_names
 from evaluation.davis_metrics import VOID, Scores, Statistics, object_births, score_proposals, score_tracks, statistics
 from evaluation.workers import map_in_processes
@@ -108,13 +107,6 @@ class Evaluation:
     def n_missing(self) -> int:
         """Frames that counted as empty masks."""
         return sum(len(sequence.missing) for sequence in self.sequences)
-
-
-def existing_folder(path: str | Path, flag: str, content: str) -> Path:
-    """The folder that an option names; `UserError`, which says what it holds, where there is none."""
-    if not os.path.isdir(path):
-        raise UserError(f"{flag} is a folder that holds {content}; {path} does not exist; check the path")
-    return Path(path)
 
 
 def davis_ground_truth(root: str | Path, subset: str, task: str, sequences: Sequence[str] = ()) -> GroundTruth:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets.filelists import existing_folder
 from datasets.keypoint_sets import read_badja_set, read_jhmdb_set
 from evaluation.comparison import Difference, mean_difference
-from evaluation.davis_evaluation import existing_folder
 from evaluation.keypoints import BADJA_THRESHOLDS, JHMDB_THRESHOLDS, Distances, badja_distances, jhmdb_distances, pck
 from evaluation.parts import read_vip_masks, summarise_vip, vip_confusion
 from evaluation.workers import map_in_processes

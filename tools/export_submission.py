@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, when started as a file
 
-from datasets.filelists import MASK_SUFFIXES, files_by_stem, natural, visible_folders
+from datasets.filelists import MASK_SUFFIXES, existing_folder, files_by_stem, natural, visible_folders
 from datasets.video_sets import DAVIS_IMAGES, DAVIS_MASKS, davis_names, youtube_vos_objects
 from evaluation.davis_evaluation import mistake_lines, shorten
 from utils.errors import UserError, run_script
@@ -137,8 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.suffix != ".zip":
         raise UserError(f"--out is an archive whose name ends in .zip; got {args.out}")
     refuse_existing(args.out, args.overwrite)
-    if not args.results.is_dir():
-        raise UserError(f"--results is a folder with one folder of masks a sequence; {args.results} does not exist")
+    existing_folder(args.results, "--results", "one folder of masks a sequence")
     due = due_frames(args.dataset, data)
     problems = [f"{args.results / sequence}: {line}" for sequence, frames in tqdm(due.items(), "checking", disable=None)
                 for line in check_sequence(data / layout.masks / sequence, args.results / sequence, frames)]
