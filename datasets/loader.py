@@ -47,9 +47,7 @@ class BatchLoader:
 
     Args:
         dataset: `dataset[(pass, index)]` is a sample (`datasets.training.TrainingClips`).
-        batch_size: clips a batch, over all processes.
-        clips_per_epoch: 0 for as many as the dataset has.
-        seed: with the epoch, decides the order of the clips.
+        batch_size, seed, clips_per_epoch: as for `EpochBatchSampler`.
         workers: loader processes; 0 makes the batches in this one.
         device: where the views are wanted.
     """
