@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.resnet import Trunk, residual_stage
+from models.resnet import residual_stage
 from utils.errors import UserError
 from utils.feature_spec import FEATURE_KEYS
 from utils.images import imagenet_normalise
@@ -30,10 +30,10 @@ class Features(NamedTuple):
     cls: Tensor | None
 
 
-class ColorNet(Trunk):
+class ColorNet(nn.Module):
     """One trunk; its last stage holds the local branch and, with a global head, the input of the global one.
 
-    Submodule names are those of released weights.
+    The trunk is an 18-layer residual network of output stride 8. Submodule names are those of released weights.
 
     Args:
         size: "L", "M" or "S".
@@ -43,8 +43,16 @@ class ColorNet(Trunk):
     """
 
     def __init__(self, *, size: str, has_global: bool, stem_kernel: int, feature_dim: int):
-        stem, layer2, layer3, branch = SIZES[size]
-        super().__init__((stem, layer2, layer3, 2 * branch if has_global else branch), stem_kernel)
+        super().__init__()
+        stem, second, third, branch = SIZES[size]
+        self.conv1 = nn.Conv2d(3, stem, stem_kernel, stride=2, padding=stem_kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = residual_stage(stem, stem)
+        self.layer2 = residual_stage(stem, second, stride=2)
+        self.layer3 = residual_stage(second, third)
+        self.layer4 = residual_stage(third, 2 * branch if has_global else branch)
         self.has_global = has_global
         heads = "both heads" if has_global else "the local head alone"
         self.shape = f"size {size} with {heads}, a stem of {stem_kernel}x{stem_kernel} and {feature_dim} channels"
@@ -75,7 +83,8 @@ class ColorNet(Trunk):
         """Frames [N,3,H,W] to the maps before heads and normalisation: local and global, [N,branch,h,w] each."""
         if dense and not self.has_global:
             raise ValueError("this model was built without a global head (is_dul false)")
-        x = self.trunk(frames)  # one branch's channels after the other's
+        x = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # one branch's channels after the other's
         split = self.branch_channels
         return (x[:, :split] if local else None, self.layer6(self.layer5(x[:, split:])) if dense else None)
 
