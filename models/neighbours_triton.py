@@ -13,6 +13,7 @@ product by at most 2 * 2^-11 + 2^-22. Only patches with a candidate that comes t
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,7 @@ def search_fused(store: FrameStore, query: int, references: list[int], recent: l
     def search(beaten: Tensor, references: int, reach: int) -> Tensor:
         """The largest keys of candidates that exceed `beaten` [hw,1], [hw,knn]."""
         found = (beaten + unlike).expand(len(slots), -1, -1).contiguous()
-        with torch.cuda.device_of(store.features):  # where Triton starts the kernel
+        with torch.cuda.device(store.device) if store.device.type == "cuda" else nullcontext():
             _search_frame[(patches, len(slots))](
                 store.features, slots, references, found, query, store.lines, store.line, store.shape[0], reach,
                 float(radius) ** 2, K=K, SIDE=SIDE, CHANNELS=CHANNELS, FAST=fast)
