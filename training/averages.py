@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 
 class RunningAverage:
-    """Exponential moving average of a model's parameters and statistics, updated once a step.
+    """Exponential moving average of a model's parameters and statistics, which are the first average.
 
-    Args:
-        model: the network; its present weights are the first average.
-        decay: what the average keeps of itself in a step, in [0,1).
+    It keeps `decay`, in [0,1), of itself in a step.
     """
 
     def __init__(self, model: nn.Module, decay: float):

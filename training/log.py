@@ -21,11 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class MetricLog:
-    """Writes `folder/metrics.jsonl` and TensorBoard events; nothing exists before the first record.
+    """Writes `metrics.jsonl`, TensorBoard events and, as `config.json`, all that was resolved for the run to `folder`.
 
-    Args:
-        folder: the experiment's log folder.
-        config: everything that was resolved for the run; goes to `folder/config.json`.
+    Nothing exists before the first record.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
@@ -56,11 +54,9 @@ class MetricLog:
             return any(not _stays(line, 0, validated=True) for line in file)
 
     def go_on_after(self, step: int, *, validated: bool) -> None:
-        """Drop the records of what a resumed run repeats, so that each step stands once in the curves.
+        """Drop the records of what a run resumed after `step` repeats, so that each step stands once in the curves.
 
-        Args:
-            step: the last one that is not repeated.
-            validated: whether its validation, where it had one, is not repeated either.
+        Unless that step is `validated`, its validation is repeated, too.
         """
         self._first_step = step + 1
         if self.path.exists():

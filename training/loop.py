@@ -25,15 +25,9 @@ Step = Callable[[Batch], Losses]
 def train(state: TrainingState, loader: BatchLoader, step: Step, journal: Journal, snapshots: Snapshots,
           validation: Validation | None, stop: StopRequest, *, rate: Callable[[int], float],
           options: TrainSettings) -> None:
-    """Train from where `state` stands to the end of the last epoch.
+    """Train from where `state` stands to the end of the last epoch, with the learning rate `rate(epoch)`.
 
-    Args:
-        state: what `step` changes; its progress moves on.
-        rate: learning rate of an epoch.
-        options: how many epochs there are, and when what is saved or validated.
-
-    Raises:
-        Stopped: a signal came; the run is saved after the last step that was done.
+    `Stopped` where a signal came; the run is saved after the last step that was done.
     """
     position = state.progress
     try:

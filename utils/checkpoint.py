@@ -75,11 +75,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def refuse_misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: str | Path, *,
                    network: str = "this network",
                    fix: str = "give the file of this network, or name the network of this file") -> None:
-    """`UserError` that lists where the tensors of a file are not those of a network; counters may be left out.
+    """`UserError` where a file's tensors, `state`, are not those `wanted` by a network; counters may be left out.
 
-    Args:
-        state, wanted: the file's tensors and the network's by name.
-        network, fix: words of the error.
+    It lists them; `network` says which one it is, and `fix` what to do.
     """
     both = [name for name in wanted if name in state]
     found = {

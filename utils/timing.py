@@ -45,13 +45,7 @@ class StageClock:
 
 
 class Meter:
-    """Speed of a training loop, and how long the rest of it takes.
-
-    Args:
-        batch_size: clips a step.
-        done: steps that were done before.
-        total: steps of the whole run.
-    """
+    """Speed of a training loop of `batch_size` clips a step, and how long the rest takes of `total` steps."""
 
     def __init__(self, batch_size: int, done: int, total: int):
         self._batch_size, self._total, self._waited = batch_size, total, 0.0
