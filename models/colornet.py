@@ -96,11 +96,9 @@ class ColorNet(nn.Module):
 
 
 class Branches(nn.Module):
-    """A ColorNet as what propagation takes: frames to one of its features.
+    """A ColorNet, in eval mode, as what propagation takes: frames to its feature "color", "cls" or "merge".
 
-    Args:
-        model: in eval mode.
-        key: "color", "cls" or "merge"; `UserError` for the last two without a global head.
+    `UserError` for another `key`, and for the last two without a global head.
     """
 
     def __init__(self, model: ColorNet, key: str):

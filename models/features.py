@@ -22,11 +22,8 @@ from utils.feature_spec import FEATURE_KEYS, FORMATS, RANDOM, Term, parse_featur
 class Features(nn.Module):
     """Features of several networks times their weights, concatenated and brought to unit length.
 
-    Maps of coarser strides are resized bilinearly to the finest.
-
-    Args:
-        terms: from `parse_features`.
-        networks: of each term, with `encode` as `models.propagation.Encoder`.
+    Maps of coarser strides are resized bilinearly to the finest. Each of the `terms` has its network, a
+    `models.propagation.Encoder`.
     """
 
     def __init__(self, terms: Sequence[Term], networks: Sequence[nn.Module]):

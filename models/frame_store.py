@@ -41,11 +41,9 @@ class PreparedFeatures:
 
 
 class FrameStore:
-    """Frames of one shape. Positions count along lines across the longer side, so that a window of lines is a slice.
+    """Features of one shape (C,h,w), and bounds of them in bfloat16 or float32, or none.
 
-    Args:
-        shape: (C,h,w) of the features.
-        bound_dtype: arithmetic of the bounds, bfloat16 or float32; None keeps no bounds.
+    Positions count along lines across the longer side, so that a window of lines is a slice.
     """
 
     def __init__(self, shape: torch.Size, device: torch.device, bound_dtype: torch.dtype | None):
