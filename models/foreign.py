@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.released import load_dino, load_fitting, load_resnet
 from utils.checkpoint import read_weights
 from utils.errors import UserError
-from utils.feature_spec import RANDOM, RESNET_FORMATS, Term
+from utils.feature_spec import FORMATS, RANDOM, RESNET_FORMATS, Term
 from utils.images import IMAGENET_MEAN, IMAGENET_STD
 
 PROBE = (1, 3, 96, 160)  # a small frame, not square, that shows what a network gives
@@ -85,7 +85,9 @@ def load_network(term: Term, file: str | None) -> LayerFeatures:
 
     `UserError` where something is missing or does not fit; a small frame is passed to find out.
     """
-    loaders: dict[str, Callable[[Term, str | None], LayerFeatures]] = {
+    if term.kind in FORMATS and file in (None, RANDOM):
+        raise UserError(f"features {term.name} are of a released file; give --feature-weights FILE")
+    loaders: dict[str, Callable[[Term, Any], LayerFeatures]] = {
         "efficientnet-lite0": _efficientnet, "timm": _timm, "torchvision": _torchvision, "dino": _dino,
         **dict.fromkeys(RESNET_FORMATS, _resnet)}
     try:
@@ -188,20 +190,14 @@ def _timm(term: Term, file: str | None) -> LayerFeatures:
                          channels_last=getattr(network, "output_fmt", None) == "NHWC")
 
 
-def _resnet(term: Term, file: str | None) -> LayerFeatures:
-    network, layer = load_resnet(term.kind, _required(term, file), term.layer)
+def _resnet(term: Term, file: str) -> LayerFeatures:
+    network, layer = load_resnet(term.kind, file, term.layer)
     return LayerFeatures(network, layer)
 
 
-def _dino(term: Term, file: str | None) -> LayerFeatures:
-    network = load_dino(_required(term, file))
+def _dino(term: Term, file: str) -> LayerFeatures:
+    network = load_dino(file)
     return LayerFeatures(network, patch=network.patch, skipped=1)
-
-
-def _required(term: Term, file: str | None) -> str:
-    if file is None or file == RANDOM:
-        raise UserError(f"features {term.name} are of a released file; give --feature-weights FILE")
-    return file
 
 
 def _refuse_unknown_layer(term: Term, network: nn.Module) -> None:
