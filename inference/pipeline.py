@@ -24,6 +24,7 @@ from torch import Tensor
 
 from datasets.video import OwnVideo
 from inference.two_way import PredictionStore, blend
+from inference.writer import WRITING_DEPTH, WRITING_THREADS, BackgroundWriter
 from models.propagation import Prediction, VideoPropagator
 from utils.errors import UserError
 from utils.iterators import ahead, batches
@@ -105,16 +106,17 @@ class Pass:
         if self.done and todo:
             self._recall(propagator)
         given = ((number, frame, self._job.masks.get(number)) for number, frame in zip(todo, self._frames(todo)))
-        for batch in clock.waiting("decode", batches(ahead(given, 2 * self._batch + 4), self._batch)):
-            with clock.stage("encode"):
-                features = propagator.encode([frame for _, frame, _ in batch])
-            for (number, frame, mask), feature in zip(batch, features):
-                with clock.stage("propagate"):
-                    prediction = propagator.predict(feature, mask, correct=self._job.correct)
-                if self._store:
-                    self._store.put(number, prediction, propagator.basis_frame)
-                self.done += 1
-                yield FrameResult(number, frame, prediction, propagator)
+        with BackgroundWriter(threads=WRITING_THREADS, depth=WRITING_DEPTH) as writer:
+            for batch in clock.waiting("decode", batches(ahead(given, 2 * self._batch + 4), self._batch)):
+                with clock.stage("encode"):
+                    features = propagator.encode([frame for _, frame, _ in batch])
+                for (number, frame, mask), feature in zip(batch, features):
+                    with clock.stage("propagate"):
+                        prediction = propagator.predict(feature, mask, correct=self._job.correct)
+                    if self._store:
+                        writer.submit(self._store.put, number, prediction, propagator.basis_frame)
+                    self.done += 1
+                    yield FrameResult(number, frame, prediction, propagator)
 
     def _kept(self) -> PredictionStore:
         if self._store is None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -379,6 +380,21 @@ def test_the_writer_holds_a_bounded_number_and_hides_no_error():
 
     with pytest.raises(ZeroDivisionError), BackgroundWriter(threads=1, depth=100) as writer:
         writer.submit(lambda: 1 / 0)
+
+
+def test_a_generator_that_is_closed_leaves_nothing_unwritten():
+    written = []
+
+    def numbers():
+        with BackgroundWriter(threads=1, depth=100) as writer:
+            for number in range(100):
+                writer.submit(lambda number=number: (time.sleep(0.001), written.append(number)))
+                yield number
+
+    some = numbers()
+    assert [next(some) for _ in range(20)] == list(range(20))
+    some.close()
+    assert written == list(range(20))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
