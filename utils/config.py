@@ -271,11 +271,9 @@ def _read_train_json(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"a training config's base may not lead back to itself; {path} does; change its key base")
     if base is not None and (not isinstance(base, str) or "\0" in base):
         raise UserError(f"a training config's base is the path of another; in {path} it is {shown(base)}")
-    if base is not None:
-        values = _read_train_json(path.parent / base, (*seen, real)) | values
-    elif real != str(DEFAULT_TRAIN_CONFIG):
-        values = _read_train_json(DEFAULT_TRAIN_CONFIG, ()) | values
-    return values
+    if base is None and real == str(DEFAULT_TRAIN_CONFIG):
+        return values
+    return _read_train_json(path.parent / (DEFAULT_TRAIN_CONFIG if base is None else base), (*seen, real)) | values
 
 
 @functools.cache
