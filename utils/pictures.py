@@ -120,8 +120,6 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns these itself, their size included
     note = image.info.get("exif") or (_exif_chunk(file) if image.format == "PNG" else b"")
-    if not note:
-        return 1
     exif = Image.Exif()
     try:
         exif.load(note)
