@@ -121,7 +121,8 @@ def run_parts(sequence: EvaluationSequence, args: argparse.Namespace, method: st
     model_memory, job = peak_memory(device), Job(video, video.masks, correct=False)
     with tempfile.TemporaryDirectory() as out:
         files = ResultFolder(out, "merge").sequence("drawn", video.names, ["overlays"], {})
-        forward, busy = Pass(job, batch_size=encoder_batch(device, args.infer_wh, 0)), time.process_time()
+        forward = Pass(job, folder=files.passes, batch_size=encoder_batch(device, args.infer_wh, 0))
+        busy = time.process_time()
         with Outputs(files, video) as outputs, tqdm(total=len(video), desc=method) as bar:
             for end, result in enumerate(merged(job, forward, None, propagator, clock), start=1):
                 with clock.stage("propagate"):
