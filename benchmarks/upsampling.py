@@ -34,8 +34,7 @@ from utils.errors import UserError, run_script
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bilinear": lambda labels, picture: upsampled_argmax(labels, picture.shape[:2]),
-    "bilateral, rgb": BilateralUpsampling().argmax,
-    "bilateral, lab": BilateralUpsampling(color_space="lab", sigma_color=0.05).argmax,
+    "bilateral": BilateralUpsampling().argmax,
 }
 CASES = {"3 classes": (3, False), "21 classes": (21, False), "3 classes, noise": (3, True)}  # how many, whether noise
 

@@ -32,14 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.images import rgb_to_lab
 from utils.threads import side_by_side, single_threaded
 
-COLOR_SPACES = {"rgb": lambda pixels: pixels, "lab": rgb_to_lab}  # from uint8 RGB [...,3], again uint8
 CLASSES_AT_ONCE = 16  # soft labels of pixels held at a time, so that memory does not grow with the number of objects
 WEIGHTS_AT_ONCE = {"cpu": 2**19, "cuda": 2**24}  # few calls, yet within a cache; enough to keep a GPU busy
 LONGEST_TILE = 16  # pixels a side, where a cell covers more
-ROWS_AT_ONCE = 128  # of the picture, where colours are converted and summed
+ROWS_AT_ONCE = 128  # of the picture, where colours are summed
 
 
 class Axis(NamedTuple):
@@ -82,23 +80,18 @@ class BilateralUpsampling:
     Args:
         window: odd, above 1, [cells] a side of the window around the cell nearest to a pixel; clipped at the border of
             the map.
-        color_space: of the distance of colours: "rgb", or "lab" with L, a and b as 8-bit pictures hold them.
         sigma_color: the distance of colours, each channel in [0,1], at which a weight has fallen to exp(-1/2).
         sigma_distance: the same of positions [cells].
 
     `ValueError` for other values.
     """
 
-    def __init__(self, *, window: int = 5, color_space: str = "rgb", sigma_color: float = 0.1,
-                 sigma_distance: float = 1.5):
+    def __init__(self, *, window: int = 5, sigma_color: float = 0.1, sigma_distance: float = 1.5):
         if window < 3 or window % 2 == 0:
             raise ValueError(f"the window is an odd whole number above 1; got {window}")
-        if color_space not in COLOR_SPACES:
-            raise ValueError(f"the colour space is one of {', '.join(COLOR_SPACES)}; got {color_space}")
         if not (sigma_color > 0 and sigma_distance > 0):
             raise ValueError(f"both sigmas are above 0; got {sigma_color} and {sigma_distance}")
-        self.window, self.color_space = window, color_space
-        self.sigma_color, self.sigma_distance = sigma_color, sigma_distance
+        self.window, self.sigma_color, self.sigma_distance = window, sigma_color, sigma_distance
 
     @torch.inference_mode()
     def argmax(self, labels: Tensor, picture: Tensor | np.ndarray) -> Tensor:
@@ -147,16 +140,15 @@ class BilateralUpsampling:
             raise ValueError(f"a picture is uint8 [H,W,3]; got {picture.dtype} {tuple(picture.shape)}")
         with single_threaded() as threads:
             threads = threads if labels.device.type == "cpu" else 1
-            strips = picture.to(labels.device).split(ROWS_AT_ONCE)
-            colors = torch.cat(side_by_side(COLOR_SPACES[self.color_space], strips, threads))
-            yield Windows(colors, (labels.shape[1], labels.shape[2]), window=self.window, threads=threads,
-                          sigma_color=255 * self.sigma_color, sigma_distance=self.sigma_distance)
+            yield Windows(picture.to(labels.device).contiguous(), (labels.shape[1], labels.shape[2]),
+                          window=self.window, threads=threads, sigma_color=255 * self.sigma_color,
+                          sigma_distance=self.sigma_distance)
 
 
 class Windows:
     """The windows of label cells [h,w] = `shape` around the pixels of one picture, and the weights in them.
 
-    `colors` are uint8 [H,W,3] in the space in which they are compared; `sigma_color` is in levels, the other in cells.
+    `colors` are uint8 RGB [H,W,3]; `sigma_color` is in levels, the other in cells.
     """
 
     def __init__(self, colors: Tensor, shape: tuple[int, int], *, window: int, sigma_color: float,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,6 @@ from models.label_maps import upsampled_argmax
 from models.propagation import build_propagator
 from models.upsampling import BilateralUpsampling, lay_axis
 from utils.config import load_settings
-from utils.images import rgb_to_lab
 
 
 def soft_labels(classes: int, h: int, w: int, seed: int = 0) -> torch.Tensor:
@@ -36,13 +34,12 @@ def nearest_cell(pixel: int, pixels: int, cells: int) -> tuple[int, float]:
     return math.floor(position + 0.5 + 1e-9), position
 
 
-def reference(labels: torch.Tensor, picture: np.ndarray, *, window: int = 5, color_space: str = "rgb",
-              sigma_color: float = 0.1, sigma_distance: float = 1.5) -> np.ndarray:
+def reference(labels: torch.Tensor, picture: np.ndarray, *, window: int = 5, sigma_color: float = 0.1,
+              sigma_distance: float = 1.5) -> np.ndarray:
     """The definition: soft labels [M,H,W] in float64, one pixel after the other."""
     (_, h, w), (H, W, _) = labels.shape, picture.shape
     values = labels.double().numpy()
-    colors = picture if color_space == "rgb" else rgb_to_lab(torch.from_numpy(picture)).numpy()
-    colors = colors.astype(float) / 255
+    colors = picture.astype(float) / 255
     members = {(i, j): [] for i in range(h) for j in range(w)}
     for y in range(H):
         for x in range(W):
@@ -70,7 +67,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("h", "w", "H", "W", "options"), [
     (4, 5, 32, 40, {}),  # eight times
     (4, 6, 29, 43, {}),  # no multiple of it
-    (7, 8, 24, 33, {"color_space": "lab", "sigma_color": 0.05}),
+    (7, 8, 24, 33, {"sigma_color": 0.05}),
     (5, 4, 37, 23, {"window": 3, "sigma_distance": 0.7}),
     (2, 2, 45, 50, {}),  # tiles smaller than a cell
     (1, 6, 9, 40, {}), (5, 1, 40, 9, {}), (1, 1, 20, 30, {}),  # one row or column of cells
@@ -117,12 +114,11 @@ def test_labels_end_at_the_edge_of_the_picture():
     assert (edge != object_mask).sum() < 10
 
 
-@pytest.mark.parametrize("color_space", ["rgb", "lab"])
 @pytest.mark.parametrize("color", [0, 77, (3, 250, 131)])
-def test_a_flat_picture_is_resized_bilinearly(color_space, color):
+def test_a_flat_picture_is_resized_bilinearly(color):
     labels, picture = soft_labels(3, 5, 7), np.full((39, 50, 3), color, np.uint8)
     bilinear = F.interpolate(labels[None], (39, 50), mode="bilinear", align_corners=True)[0]
-    method = BilateralUpsampling(color_space=color_space, sigma_color=1e-3)
+    method = BilateralUpsampling(sigma_color=1e-3)
     torch.testing.assert_close(method.soft_labels(labels, picture), bilinear, rtol=0, atol=2e-6)
     assert (method.argmax(labels, picture) == bilinear.argmax(0)).float().mean() > 0.999
     torch.testing.assert_close(BilateralUpsampling(sigma_color=1e9).soft_labels(labels, patches(39, 50)), bilinear,
@@ -191,9 +187,8 @@ def small_parts(monkeypatch):
     lay_axis.cache_clear()
 
 
-@pytest.mark.parametrize("color_space", ["rgb", "lab"])
-def test_parts_do_not_show(request, color_space):
-    labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), BilateralUpsampling(color_space=color_space)
+def test_parts_do_not_show(request):
+    labels, picture, method = soft_labels(5, 6, 8), patches(47, 61), BilateralUpsampling()
     soft, classes = method.soft_labels(labels, picture), method.argmax(labels, picture)
     assert torch.equal(soft.argmax(0), classes)
     request.getfixturevalue("small_parts")
@@ -236,8 +231,8 @@ def test_pictures_may_be_views_and_tensors():
 
 def test_wrong_use_is_refused():
     labels, picture = soft_labels(2, 4, 5), patches(30, 40)
-    for options, word in (({"window": 4}, "odd"), ({"window": -1}, "odd"), ({"color_space": "hsv"}, "rgb, lab"),
-                          ({"sigma_color": 0}, "sigma"), ({"sigma_distance": -1}, "sigma")):
+    for options, word in (({"window": 4}, "odd"), ({"window": -1}, "odd"), ({"sigma_color": 0}, "sigma"),
+                          ({"sigma_distance": -1}, "sigma")):
         with pytest.raises(ValueError, match=word):
             BilateralUpsampling(**options)
     for bad in (labels[0], labels.long(), labels.double(), labels[:0]):
@@ -246,15 +241,6 @@ def test_wrong_use_is_refused():
     for bad in (picture[..., 0], picture.astype(np.float32), picture[..., :2]):
         with pytest.raises(ValueError, match="picture"):
             BilateralUpsampling().soft_labels(labels, bad)
-
-
-def test_lab_as_8_bit_pictures_hold_it():
-    by_hand = {(0, 0, 0): (0, 128, 128), (255, 255, 255): (255, 128, 128), (255, 0, 0): (136, 208, 195),
-               (0, 255, 0): (224, 42, 211), (0, 0, 255): (82, 207, 20)}
-    assert rgb_to_lab(torch.tensor(list(by_hand), dtype=torch.uint8)).tolist() == [list(v) for v in by_hand.values()]
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    difference = rgb_to_lab(torch.from_numpy(pixels)).numpy() - cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB).astype(int)
-    assert abs(difference).max() <= 3 and abs(difference).mean() < 0.1  # OpenCV computes in whole numbers
 
 
 @pytest.mark.parametrize(("upsample", "wanted"), [
@@ -275,10 +261,9 @@ def test_the_propagator_upsamples_as_it_is_told(upsample, wanted):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("options", [{}, {"color_space": "lab", "sigma_color": 0.05}])
-def test_the_gpu_gives_the_classes_of_the_cpu(options):
-    labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), BilateralUpsampling(**options)
+def test_the_gpu_gives_the_classes_of_the_cpu():
+    labels, picture, method = soft_labels(20, 12, 17), patches(95, 131), BilateralUpsampling()
     on_gpu = method.soft_labels(labels.cuda(), picture).cpu()
-    assert (on_gpu - method.soft_labels(labels, picture)).abs().max() < (1e-5 if not options else 0.1)
+    assert (on_gpu - method.soft_labels(labels, picture)).abs().max() < 1e-5
     gpu, cpu = (method.argmax(on, picture).cpu() for on in (labels.cuda(), labels))
     assert (gpu == cpu).float().mean() >= 0.999

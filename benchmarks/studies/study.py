@@ -111,8 +111,7 @@ UPSAMPLING: dict[str, tuple[Callable[[np.ndarray], BilateralUpsampling], Guide |
     **{name: (lambda frame, options=options: BilateralUpsampling(**options), None) for name, options in {
         **{f"colour {sigma}": {"sigma_color": sigma} for sigma in (0.05, 0.07, 0.2)},
         **{f"distance {sigma:.0f}": {"sigma_distance": sigma} for sigma in (1.0, 2.0)},
-        **{f"window {cells}": {"window": cells} for cells in (3, 7)},
-        **{f"lab {sigma}": {"color_space": "lab", "sigma_color": sigma} for sigma in (0.03, 0.05, 0.07)}}.items()},
+        **{f"window {cells}": {"window": cells} for cells in (3, 7)}}.items()},
     "colour by noise": (lambda frame: BilateralUpsampling(sigma_color=0.05 + 5 * noise(frame)), None),
     "colour by contrast": (lambda frame: BilateralUpsampling(sigma_color=0.4 * float(frame.std()) / 255), None),
     "guide stride 2": (lambda frame: BilateralUpsampling(), network_guide("stride 2")),
