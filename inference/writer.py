@@ -92,10 +92,10 @@ class VideoWriter:
 
 
 class BackgroundWriter:
-    """Runs writing functions in threads and holds at most `depth` of them; no error is lost.
+    """Runs writing functions in threads and holds at most `depth` of them.
 
     Use as context manager: leaving it waits for everything, also where a generator that has it is closed, and an error
-    of any call is raised by a later `submit` or on leaving.
+    of any call is raised by a later `submit` or on leaving; not by such a generator, of which nobody could catch it.
     """
 
     def __init__(self, *, threads: int, depth: int):
@@ -114,7 +114,6 @@ class BackgroundWriter:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         # After an error the queue is dropped: the run ends without those frames, and says so by its status.
-        failed = kind not in (None, GeneratorExit)
-        self._pool.shutdown(wait=True, cancel_futures=failed)
-        while self._pending and not failed:
+        self._pool.shutdown(wait=True, cancel_futures=kind not in (None, GeneratorExit))
+        while self._pending and kind is None:
             self._pending.popleft().result()

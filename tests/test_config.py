@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from utils import config
 from utils.config import (
     DEFAULT_SETTINGS,
     DEFAULT_TRAIN_CONFIG,
@@ -66,6 +67,12 @@ def test_a_base_is_relative_to_the_file_and_may_have_a_base(tmp_path):
     write(tmp_path / "b.json", {"base": "a.json", "video_len": 7})
     config = load_train_config(write(tmp_path / "sub/c.json", {"base": "../b.json", "is_neg": False}))
     assert (config.TEMP, config.video_len, config.is_neg) == (3, 7, False)
+
+
+def test_the_defaults_are_read_where_data_is_a_link(tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(DEFAULT_TRAIN_CONFIG.parents[1])
+    monkeypatch.setattr(config, "DEFAULT_TRAIN_CONFIG", tmp_path / "data/configs" / DEFAULT_TRAIN_CONFIG.name)
+    assert load_train_config(config.DEFAULT_TRAIN_CONFIG) == load_train_config(DEFAULT_TRAIN_CONFIG)
 
 
 def test_a_base_that_leads_back_is_refused(tmp_path):

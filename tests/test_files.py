@@ -45,6 +45,8 @@ def test_a_full_disk_and_a_file_that_cannot_be_read_are_told_apart(tmp_path):
     with pytest.raises(UserError) as raised, replacing(tmp_path / "a.txt"):
         (tmp_path / "source.txt").read_text()
     assert "source.txt: No such file" in str(raised.value) and "space" not in str(raised.value)
+    with pytest.raises(UserError, match=r"a\.txt could not be written"), replacing(tmp_path / "a.txt") as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", f"file:{temporary}")  # as the encoder of videos says it
     with pytest.raises(UserError, match="shorter name"), replacing(tmp_path / ("a" * 300)):
         pass
     (tmp_path / "file").write_text("")

@@ -397,6 +397,20 @@ def test_a_generator_that_is_closed_leaves_nothing_unwritten():
     assert written == list(range(20))
 
 
+def test_a_generator_that_is_closed_raises_no_error_of_writing_which_nobody_could_catch():
+    def numbers():
+        with BackgroundWriter(threads=1, depth=100) as writer:
+            for write in (lambda: release.wait(10), lambda: 1 / 0, lambda: written.append(1)):
+                writer.submit(write)
+            yield 1
+
+    written, release, some = [], threading.Event(), numbers()
+    next(some)
+    release.set()
+    some.close()
+    assert written == [1]
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
                                    np.exceptions.AxisError("axis 3 is out of bounds"), RuntimeError("shapes differ")],

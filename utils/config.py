@@ -271,7 +271,7 @@ def _read_train_json(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"a training config's base may not lead back to itself; {path} does; change its key base")
     if base is not None and (not isinstance(base, str) or "\0" in base):
         raise UserError(f"a training config's base is the path of another; in {path} it is {shown(base)}")
-    if base is None and real == str(DEFAULT_TRAIN_CONFIG):
+    if base is None and real == os.path.realpath(DEFAULT_TRAIN_CONFIG):
         return values
     return _read_train_json(path.parent / (DEFAULT_TRAIN_CONFIG if base is None else base), (*seen, real)) | values
 

@@ -77,7 +77,7 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 
 def _as_user_error(error: OSError, path: Path, temporary: Path) -> UserError:
     reason = error.strerror or error
-    failed = path if error.filename is None else Path(os.fsdecode(error.filename))
+    failed = path if error.filename is None else Path(os.fsdecode(error.filename).removeprefix("file:"))
     if failed not in (path, *path.parents) and temporary not in (failed, *failed.parents):
         return UserError(f"{error.filename}: {reason}; it is needed for {path}; check that file")
     remedy = REMEDIES.get(error.errno or 0, "free some space or choose a folder you may write to")
