@@ -225,10 +225,9 @@ def infer_masks(args: argparse.Namespace, settings: Settings, device: torch.devi
     with results.claim([task.files for task in tasks], record, inputs=inputs, keep=args.keep_finished,
                        overwrite=args.overwrite) as unfinished:
         todo = [task for task in tasks if task.files in unfinished]
-        logger.info("experiment %s, run %s: %d of %d videos (%d frames) are left to do, process %d of %d; %s features "
-                    "at %s, %s, %s, seed %d", args.exp, args.run, len(todo), len(tasks),
-                    sum(len(task.job.video) for task in todo), rank + 1, processes, settings.TEST.KEY,
-                    size_in_words(settings), device, args.precision, args.seed)
+        logger.info("%d of %d videos (%d frames) are left to do, process %d of %d; %s features at %s, %s, %s, "
+                    "seed %d", len(todo), len(tasks), sum(len(task.job.video) for task in todo), rank + 1, processes,
+                    settings.TEST.KEY, size_in_words(settings), device, args.precision, args.seed)
         status = Run(prepare, record["method"], outputs, clock, batch_size(settings, device), rank)(todo)
     logger.info("masks are in %s, the rest in %s", results.masks, results.pictures)
     return status
