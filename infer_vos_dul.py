@@ -278,6 +278,7 @@ def infer_keypoints(args: argparse.Namespace, settings: Settings, device: torch.
             logger.info("sequence %d of %d", todo.index(sequence.name) + 1, len(todo))
             write_points(open_video(sequence.folder), sequence.given, folder / f"{sequence.name}.csv", prepare,
                          movie=not args.no_overlay, palette=args.palette, batch_size=batch_size(settings, device))
+    logger.info("%d of %d sequences were left to do; points are in %s", len(todo), len(sequences), folder)
 
 
 def refinement(args: argparse.Namespace) -> Refinement:

@@ -54,24 +54,24 @@ class Server:
         """The routes behind their checks."""
         session, work = self._session, self._work
         one_object, frame = r"/objects/{number:\d{1,3}}", r"/frames/{number:\d{1,9}}"
-        routes: list[tuple[Callable[..., web.RouteDef], str, Answer]] = [
-            *((web.get, path, lambda request, body: web.FileResponse(PAGE / FILES[request.path])) for path in FILES),
-            (web.get, "/video", lambda request, body: work.video()),
-            (web.get, "/state", self._state),
-            (web.get, frame + ".jpg", self._picture),
-            (web.get, frame + "/mask", self._mask),
-            (web.put, frame + "/mask", self._give),
-            (web.delete, frame + "/mask", self._withdraw),
-            (web.post, frame + "/cut", self._cut),
-            (web.get, frame + "/line", self._line),
-            (web.post, "/objects", lambda request, body: {"id": session.add_object()}),
-            (web.patch, one_object, lambda request, body: session.change_object(_number(request), _json(body))),
-            (web.delete, one_object, lambda request, body: work.delete_object(_number(request))),
-            (web.post, "/carry", lambda request, body: work.carry(_json(body).get("direction"))),
-            (web.delete, "/carry", lambda request, body: work.stop()),
-            (web.post, "/exports", self._export)]
+        routes: list[tuple[str, str, Answer]] = [
+            *(("GET", path, lambda request, body: web.FileResponse(PAGE / FILES[request.path])) for path in FILES),
+            ("GET", "/video", lambda request, body: work.video()),
+            ("GET", "/state", self._state),
+            ("GET", frame + ".jpg", self._picture),
+            ("GET", frame + "/mask", self._mask),
+            ("PUT", frame + "/mask", self._give),
+            ("DELETE", frame + "/mask", self._withdraw),
+            ("POST", frame + "/cut", self._cut),
+            ("GET", frame + "/line", self._line),
+            ("POST", "/objects", lambda request, body: {"id": session.add_object()}),
+            ("PATCH", one_object, lambda request, body: session.change_object(_number(request), _json(body))),
+            ("DELETE", one_object, lambda request, body: work.delete_object(_number(request))),
+            ("POST", "/carry", lambda request, body: work.carry(_json(body).get("direction"))),
+            ("DELETE", "/carry", lambda request, body: work.stop()),
+            ("POST", "/exports", self._export)]
         application = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[self._guard, _said])
-        application.add_routes([route(path, _in_thread(answer)) for route, path, answer in routes])
+        application.add_routes([web.route(method, path, _in_thread(answer)) for method, path, answer in routes])
         return application
 
     # --- who asks ---

@@ -33,8 +33,11 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 
 def source_flag(args: argparse.Namespace) -> str:
     """The option that says where the sequences are. `UserError` for options that belong to another one."""
-    flag = next(flag for flag in ("--infer-list", "--davis_path", "--youtube_vos", "--frames", "--vip", "--jhmdb",
-                                  "--badja", "--video") if getattr(args, flag.strip("-").replace("-", "_")))
+    flag, place = next((flag, place) for flag in (
+        "--infer-list", "--davis_path", "--youtube_vos", "--frames", "--vip", "--jhmdb", "--badja", "--video")
+        if (place := getattr(args, flag.strip("-").replace("-", "_"))) is not None)
+    if not place:
+        raise UserError(f"{flag} names what is read, and it is empty; give its path")
     for option, value, owner in (("--set_name", args.set_name, "--davis_path"), ("--masks", args.masks, "--frames")):
         if value and flag != owner:
             raise UserError(f"{option} belongs to {owner}, and {flag} is given; leave one of them out")

@@ -47,7 +47,7 @@ def test_every_source_gives_the_same_sequences(root, words):
 @pytest.mark.parametrize("words, named", [
     (("--video", "a.mp4", "--sequences", "a"), "--sequences takes"), (("--frames", "x"), "--frames needs --masks"),
     (("--infer-list", "list", "--set_name", "val"), "--set_name belongs to --davis_path"),
-    (("--davis_path", "x", "--masks", "y"), "--masks belongs to --frames")])
+    (("--davis_path", "x", "--masks", "y"), "--masks belongs to --frames"), (("--video", ""), "--video .* empty")])
 def test_options_of_another_source_are_refused(root, words, named):
     with pytest.raises(UserError, match=named):
         source_flag(parsed(root, *words))
