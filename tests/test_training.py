@@ -341,6 +341,7 @@ def test_both_ways_to_attend_agree(monkeypatch, frames, negatives):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # said by PyTorch's own compiler
 @pytest.mark.parametrize("options", [[], ["--precision", "bf16"], ["--precision", "fp16"],
                                      ["--checkpoint-activations"], ["--compile"]], ids=str)
 def test_gpu_follows_the_cpu(train, plain, tmp_path, options):
