@@ -195,7 +195,7 @@ def test_presets_are_complete_and_recorded_and_flags_win(root, tmp_path, name):
     plain, preset = load_settings().TEST, load_settings(preset=name).TEST
     assert name != "colornet" or preset == plain, "the published protocol is the default"
     best = preset.SUBCELLS, preset.UPSAMPLE, preset.STRETCH, preset.BACKGROUND, preset.RADIUS, preset.INPUT_SIZE
-    assert name != "colornet-best" or best == (2, "bilateral", False, 1, 12, 640)
+    assert name != "colornet-best" or best == (2, "bilateral", False, 1, 16, 640)
     run(root, tmp_path, "--mask", root / "00000.png", "--preset", name, "--infer_R", 3, "--no-overlay")
     record = json.loads((tmp_path / "merge_vos/run.json").read_text())
     assert (record["preset"], record["method"]["RADIUS"], record["method"]["TEMP"]) == (name, 3, preset.TEMP)
